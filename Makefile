@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Every target first installs what it needs (tools/setup.sh); a second run is quick.
+# As root, on Debian 12.
+
+BIN := .venv/bin
+PYTHON_TREES := snapshot_core ipa_snapshot conductor_client bench tests docs/conf.py setup.py
+
+.PHONY: bench demo test lint docs unit setup setup-test
+
+demo: setup                 ## take a snapshot of a disk image, through a real agent
+	$(BIN)/python -m tests.lab.demo
+
+test: setup-test lint docs  ## everything that can be checked here
+	$(BIN)/python -m pytest -q
+
+bench: setup                ## measure the writers against each other; takes a while
+	$(BIN)/python -m bench.compare
+
+unit: setup                 ## the tests that need no servers
+	$(BIN)/python -m pytest -q tests/unit
+
+lint: setup
+	$(BIN)/ruff check $(PYTHON_TREES)
+	$(BIN)/ruff format --check $(PYTHON_TREES)
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/bashate -i E006 tools/*.sh
+
+docs: setup                 ## the documentation, into docs/_build/html
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+
+setup:
+	tools/setup.sh
+
+setup-test:
+	tools/setup.sh glance

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which bytes of a partition its file system uses: one module a file system.
+
+:data:`MAPPERS` names them as blkid does; what it does not name is copied whole, for the reason in
+:data:`NOT_EXAMINED` where there is one to tell.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ipa_snapshot.devices.file_systems.base import Mapper
+from ipa_snapshot.devices.file_systems.btrfs import map_btrfs
+from ipa_snapshot.devices.file_systems.exfat import map_exfat
+from ipa_snapshot.devices.file_systems.ext import map_ext
+from ipa_snapshot.devices.file_systems.fat import map_vfat
+from ipa_snapshot.devices.file_systems.swap import map_swap
+from ipa_snapshot.devices.file_systems.xfs import map_xfs
+
+MAPPERS: Mapping[str, Mapper] = MappingProxyType(
+    {
+        "btrfs": map_btrfs,
+        "exfat": map_exfat,
+        "ext2": map_ext,
+        "ext3": map_ext,
+        "ext4": map_ext,
+        "swap": map_swap,
+        "vfat": map_vfat,
+        "xfs": map_xfs,
+    }
+)
+
+NOT_EXAMINED: Mapping[str, str] = MappingProxyType(
+    {
+        "LVM2_member": "LVM: not examined yet",
+        "linux_raid_member": "a member of a RAID",
+        "crypto_LUKS": "LUKS: encrypted",
+        "BitLocker": "BitLocker: encrypted",
+        "bcache": "bcache: its cache may hold what is not here",
+        "zfs_member": "ZFS: not examined",
+        "ntfs": "NTFS: whether it is clean is not examined yet",
+        "f2fs": "F2FS: whether it is clean is not examined yet",
+        "swsuspend": "a hibernated system",
+    }
+)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replay a dirty journal on a throw-away copy-on-write overlay, and learn what the replay needs.
+
+After a power cut the file system's own free space is not what it will be once its journal is
+replayed: a map made from it loses data, silently (seen with ext4 and xfs). The image still gets the
+disk's bytes, dirty journal and all, and the first mount of a restored disk replays it there. So the
+map must be right for that. It is the union of
+
+1. what the file system uses *after* the replay, as its tool says on the overlay;
+2. every range that was read or written *during* the replay, as nbdkit's log filter saw it; the
+   journal itself is among them.
+
+Why that is enough: let D be the disk and I the image, equal to D on this union. A replay depends on
+nothing but what it reads. What it reads first is in (2), so in I as in D; so it does the same first
+step on both; and so on with every step, until it has written the same. Afterwards a byte that is in
+use (1) was either written by the replay, the same in both, or was not, and is in both what it was
+on D. So the restored file system has the content that the disk would have had.
+
+(1) alone was enough in what was tried, but need not be. Recovery of xfs frees what was deleted
+while it was open, and the extents of intents that were not done; it reads their blocks, which are
+free afterwards. (2) adds some ten KiB. For ext, e2fsck replays with ``-E journal_only`` and without
+``-f``: with it, 1.47.0 checks and mends everything, and would free what the kernel still reads when
+it cleans up orphans. Another kernel's replay may read a little else than ours did; what is in use
+afterwards is in the map all the same.
+
+The partition is attached read-only, so nothing can write to the disk. All else (the overlay's
+store, a tmpfs of limited size, the FUSE mount, the file system's mount) lives in a mount and a PID
+namespace that end with us, however we may end.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import psutil
+from oslo_log import log
+
+from ipa_snapshot.devices.extents import Extents
+from ipa_snapshot.devices.file_systems.base import NotUnderstood, View
+from ipa_snapshot.devices.file_systems.view import loop_device
+from snapshot_core import process
+
+LOG = log.getLogger(__name__)
+
+_MIB = 1024 * 1024
+_BEYOND_LOG = 64 * _MIB
+_MEMORY = 1024 * _MIB
+_READY_TIMEOUT_S = 10
+_REPLAY_TIMEOUT_S = 600
+_REQUEST = re.compile(r" (?:Read|Write|Zero|Trim) id=\d+ offset=0x([0-9a-f]+) count=0x([0-9a-f]+)")
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A partition that can be written to, in a namespace of its own.
+
+    :param inside: begins the command line of a program that is to see the namespace's mounts.
+    :param root: the namespace's directory as seen from outside.
+    :param directory: the same as seen from inside.
+    """
+
+    inside: tuple[str, ...]
+    root: Path
+    directory: str
+    size: int
+
+    @property
+    def view(self) -> View:
+        """The partition, as programs outside can read and write it."""
+        return View(str(self.root / "disk"), self.size)
+
+    def touched(self) -> Extents:
+        """Return what was read or written until now.
+
+        :raises: NotUnderstood when a request failed, as when the store is full.
+        """
+        ranges = []
+        with open(self.root / "log", encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                if "return=-1" in line:
+                    raise NotUnderstood("the overlay is full, or the disk cannot be read")
+                if found := _REQUEST.search(line):
+                    ranges.append((int(found[1], 16), int(found[2], 16)))
+        return Extents(ranges).clipped(0, self.size)
+
+
+@contextlib.contextmanager
+def open_overlay(view: View, log_size: int) -> Iterator[Overlay]:
+    """Put an overlay over a partition; its store holds ``log_size`` bytes and 64 MiB more.
+
+    :raises: process.ProgramFailed, OSError where none can be made.
+    """
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="ipa-snapshot-overlay-"))
+        keeper = stack.enter_context(
+            process.background(
+                "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
+                "--kill-child", "cat",
+            )
+        )  # fmt: skip
+        first = _first_process(keeper)
+        inside = ("nsenter", "--target", str(first), "--mount", "--pid", "--")
+        process.run(
+            *inside, "mount", "-t", "tmpfs", "-o", "size=%d,mode=700" % (log_size + _BEYOND_LOG),
+            "tmpfs", directory,
+        )  # fmt: skip
+        overlay = Overlay(
+            inside, Path("/proc/%d/root%s" % (first, directory)), directory, view.size
+        )
+        (overlay.root / "mount").mkdir()
+        (overlay.root / "disk").touch()
+        stack.enter_context(process.background(*_server(overlay, view), memory=_MEMORY))
+        _await(lambda: (overlay.root / "disk").stat().st_size == view.size, "nbdfuse")
+        _read_nothing_ahead(overlay)
+        yield overlay
+
+
+def replay(fs: str, overlay: Overlay) -> None:
+    """Replay the journal of a file system on its overlay.
+
+    Whether it is clean afterwards its own module sees.
+
+    :raises: NotUnderstood, process.ProgramFailed
+    """
+    replayed = _REPLAYS.get(fs)
+    if replayed is None:
+        raise NotUnderstood("the journal of %s is dirty and cannot be replayed" % fs)
+    replayed(overlay)
+
+
+def _replay_ext(overlay: Overlay) -> None:
+    # Exit status 1 is "errors were corrected"; what is left of them shows in its state.
+    with contextlib.suppress(process.ProgramFailed):
+        process.run(
+            "e2fsck", "-p", "-E", "journal_only", overlay.view.path, memory=_MEMORY,
+            timeout_s=_REPLAY_TIMEOUT_S,
+        )  # fmt: skip
+
+
+def _replay_xfs(overlay: Overlay) -> None:
+    mountpoint = overlay.directory + "/mount"
+    with loop_device(overlay.view.path, read_only=False) as device:
+        process.run(
+            *overlay.inside, "mount", "-t", "xfs", "-o", "nouuid,nodev,nosuid,noexec", device,
+            mountpoint, timeout_s=_REPLAY_TIMEOUT_S,
+        )  # fmt: skip
+        process.run(*overlay.inside, "umount", mountpoint, timeout_s=_REPLAY_TIMEOUT_S)
+
+
+_REPLAYS: Mapping[str, Callable[[Overlay], None]] = MappingProxyType(
+    {"ext3": _replay_ext, "ext4": _replay_ext, "xfs": _replay_xfs}
+)
+
+
+def _server(overlay: Overlay, view: View) -> list[str]:
+    # nbdkit's cow filter keeps two bits a block in memory: 64 MiB of them at most.
+    block = 4096
+    while view.size // block // 4 > 64 * _MIB:
+        block *= 2
+    return [
+        *overlay.inside, "env", "TMPDIR=" + overlay.directory,
+        # Few threads: the heaps of many were more than the limit on address space.
+        "MALLOC_ARENA_MAX=1", "nbdfuse", "-s", overlay.directory + "/disk",
+        # --single: over a socket, libnbd 1.14 leaves its directory in /tmp when it is killed.
+        "--command", "nbdkit", "--single", "--threads=4", "--exit-with-parent",
+        "--filter=log", "--filter=cow", "file", view.path, "cow-block-size=%d" % block,
+        "logfile=%s/log" % overlay.directory,
+    ]  # fmt: skip
+
+
+def _read_nothing_ahead(overlay: Overlay) -> None:
+    # What is read is taken for needed: without this the map has more in it than it must have.
+    device = (overlay.root / "disk").stat().st_dev
+    ahead = Path("/sys/class/bdi/%d:%d/read_ahead_kb" % (os.major(device), os.minor(device)))
+    try:
+        ahead.write_text("0", encoding="ascii")
+    except OSError as exc:
+        LOG.info("%(path)s is not set: %(reason)s", {"path": ahead, "reason": exc})
+
+
+def _first_process(keeper: int) -> int:
+    def child() -> int | None:
+        children = psutil.Process(keeper).children()
+        return int(children[0].pid) if children else None
+
+    _await(lambda: child() is not None, "unshare")
+    found = child()
+    if found is None:
+        raise OSError("unshare ended")
+    return found
+
+
+def _await(ready: Callable[[], bool], name: str) -> None:
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while True:
+        with contextlib.suppress(OSError, psutil.Error):
+            if ready():
+                return
+        if time.monotonic() > deadline:
+            raise OSError("%s does not start" % name)
+        time.sleep(0.02)

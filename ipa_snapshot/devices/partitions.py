@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is on the disk: its partition table and file systems, as far as they are recognised.
+
+The disk is a tenant's, so the programs that look at it are limited in memory and time, and what
+they cannot make sense of is "unknown": then nothing is skipped.
+"""
+
+import contextlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from oslo_log import log
+
+from ipa_snapshot.devices.file_systems.view import loop_device
+from ipa_snapshot.devices.source import Source
+from snapshot_core import process
+
+LOG = log.getLogger(__name__)
+
+_NOT_EXAMINED = "not examined: every block that is not zero is copied"
+# A hostile table may hold thousands; a result must stay small enough for a command's answer.
+_MOST = 128
+_NUMBER = re.compile(r"\d+$")
+# MBR types whose area holds further tables and logical partitions, not data of its own
+_EXTENDED = frozenset({"5", "f", "85", "c5"})
+_GPT_SIGNATURE = b"EFI PART"
+
+
+class TableNotBelieved(Exception):
+    """The table contradicts itself or the disk; the message says how."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A row of the partition table; ``start`` and ``size`` in bytes."""
+
+    number: int
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The byte behind the last."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition: how much of it is used, and how that is known; sizes and places in bytes.
+
+    ``number`` is 0 for a file system on a whole disk, ``fs`` None where none is recognised.
+    ``journal`` is ``clean``, ``dirty, replayed on an overlay``, or None where there is none or it
+    is not known.
+    """
+
+    number: int
+    start: int
+    size: int
+    fs: str | None
+    used: int
+    used_source: str
+    journal: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return one of the ``partitions`` of a snapshot's result."""
+        return {
+            "number": self.number,
+            "start": self.start,
+            "size": self.size,
+            "fs": self.fs,
+            "used": self.used,
+            "used_source": self.used_source,
+            "journal": self.journal,
+        }
+
+
+def list_partitions(source: Source) -> list[Partition]:
+    """Return the partitions of the disk, none if it has no table that is understood.
+
+    All of each counts as used: its file system is recognised, but not examined.
+    """
+    try:
+        slots = read_table(source)
+    except TableNotBelieved as exc:
+        LOG.warning("%(path)s: %(reason)s", {"path": source.path, "reason": exc})
+        return []
+    return [
+        Partition(
+            slot.number,
+            slot.start,
+            slot.size,
+            identify(source, slot.start, slot.size),
+            slot.size,
+            _NOT_EXAMINED,
+        )
+        for slot in slots or []
+    ]
+
+
+def read_table(source: Source) -> list[Slot] | None:
+    """Return what the table (GPT, MBR with its logical partitions) says, None if there is none.
+
+    Extended partitions are left out: between their logical partitions lie further tables.
+
+    :raises: TableNotBelieved
+    """
+    try:
+        with _with_sectors(source) as path:
+            answer = process.run("sfdisk", "--json", path)
+    except (process.ProgramFailed, OSError) as exc:
+        LOG.info("No partition table on %(path)s: %(reason)s", {"path": source.path, "reason": exc})
+        return None
+    try:
+        slots = _parse(answer, source.logical_sector_size)
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+        LOG.info("sfdisk is not understood on %(path)s: %(reason)s",
+                 {"path": source.path, "reason": exc})  # fmt: skip
+        return None
+    _check(slots, source.size)
+    return slots
+
+
+def identify(source: Source, start: int, size: int) -> str | None:
+    """Return blkid's name for what lies in a range of bytes, None if it knows none.
+
+    None is also the answer where it sees several: then nothing is certain.
+    """
+    try:
+        out = process.run(
+            "blkid", "--probe", "--offset", str(start), "--size", str(size),
+            "--match-tag", "TYPE", "--output", "value", source.path,
+        )  # fmt: skip
+    except process.ProgramFailed:
+        return None  # exit status 2: nothing recognised; 8: ambivalent
+    return process.printable(out.strip()) or None
+
+
+@contextlib.contextmanager
+def _with_sectors(source: Source) -> Iterator[str]:
+    """Yield what sfdisk must look at: it takes the size of sectors from the device alone."""
+    # sfdisk 2.38 has no --sector-size yet.
+    if stat.S_ISREG(os.fstat(source.fd).st_mode) and _has_large_sectors(source):
+        with loop_device(source.path, sector_size=4096) as device:
+            yield device
+    else:
+        yield source.path
+
+
+def _has_large_sectors(source: Source) -> bool:
+    """Tell whether an image file is that of a disk with sectors of 4096 bytes.
+
+    :raises: TableNotBelieved where a GPT's header is in the second sector of either size.
+    """
+    begin = os.pread(source.fd, 2 * 4096, 0)
+    small, large = (
+        begin[size : size + len(_GPT_SIGNATURE)] == _GPT_SIGNATURE for size in (512, 4096)
+    )
+    if small and large:
+        raise TableNotBelieved("there are GPT headers for sectors of 512 and of 4096 bytes")
+    return large
+
+
+def _parse(answer: str, sector_size: int) -> list[Slot]:
+    table = json.loads(answer)["partitiontable"]
+    sector = int(table.get("sectorsize", sector_size))
+    return [
+        Slot(
+            int(_NUMBER.findall(row["node"])[-1]),
+            int(row["start"]) * sector,
+            int(row["size"]) * sector,
+        )
+        for row in table.get("partitions", [])
+        if not (table.get("label") == "dos" and str(row["type"]).lower() in _EXTENDED)
+    ][:_MOST]
+
+
+def _check(slots: list[Slot], disk_size: int) -> None:
+    before = Slot(0, 0, 0)
+    for slot in sorted(slots, key=lambda slot: slot.start):
+        if slot.start <= 0 or slot.size <= 0 or slot.end > disk_size:
+            raise TableNotBelieved(
+                "partition %d (%d bytes at %d) is not within the disk of %d bytes"
+                % (slot.number, slot.size, slot.start, disk_size)
+            )
+        if slot.start < before.end:
+            raise TableNotBelieved("partitions %d and %d overlap" % (before.number, slot.number))
+        before = slot

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a writer is, and how it is found and chosen."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import stevedore
+from oslo_log import log
+from stevedore.exception import NoMatches
+
+from ipa_snapshot import errors
+from ipa_snapshot.devices.source import Source
+from ipa_snapshot.devices.used_map import UsedMap
+from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.image_options import ImageOptions
+from snapshot_core.location import Location
+from snapshot_core.progress import Meter
+from snapshot_core.storage.base import Storage
+
+LOG = log.getLogger(__name__)
+
+NAMESPACE = "ipa_snapshot.writers"
+AUTO = "auto"
+DEFAULT = "stream"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an image is to go: the claimed object ``part`` of an open ``storage``.
+
+    Most writers need these two. ``location``, ``credentials`` and ``trust`` say how to reach the
+    same storage by other means, a mount for example.
+    """
+
+    storage: Storage
+    part: str
+    location: Location
+    credentials: Credentials | None
+    trust: Trust
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a writer stored; sizes in bytes.
+
+    ``sha512`` is the hexadecimal digest of the stored bytes as they were on this side. A writer
+    that knows the file systems tells by ``used_map`` what it took for used.
+    """
+
+    size: int
+    sha512: str
+    disk_format: str
+    compression: str
+    bytes_read: int
+    bytes_sent: int
+    used_map: UsedMap | None = None
+
+
+class Writer(ABC):
+    """Makes an image of a source and stores it under the part name that it is given.
+
+    A writer neither confirms nor publishes nor cleans up in the storage: its caller does.
+    """
+
+    schemes: ClassVar[frozenset[str]]
+    """The schemes of the storage URLs that the writer can write to."""
+
+    @abstractmethod
+    def write(
+        self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
+    ) -> Written:
+        """Store the image of ``source`` and return what was stored.
+
+        :raises: ReadFailed, WriteFailed, StorageUnavailable, NotEnoughMemory
+        """
+
+
+def names() -> list[str]:
+    """Return the names of the writers that are installed."""
+    return sorted(stevedore.ExtensionManager(NAMESPACE).names())
+
+
+def check_name(name: object, scheme: str) -> str:
+    """Return ``name`` if it is ``auto`` or that of a writer for URLs of this ``scheme``.
+
+    :raises: InvalidRequest
+    """
+    if not isinstance(name, str) or name not in (AUTO, *names()):
+        raise errors.InvalidRequest(
+            "unknown writer %r: expected one of %s" % (name, ", ".join([AUTO, *names()]))
+        )
+    if name != AUTO and scheme not in _load(name).schemes:
+        raise errors.InvalidRequest(
+            "the writer %r takes %s URLs, and the storage URL is %s"
+            % (name, ", ".join(sorted(_load(name).schemes)), scheme)
+        )
+    return name
+
+
+def load(name: str, scheme: str) -> tuple[str, Writer]:
+    """Return the writer and its name; ``auto`` is the default one."""
+    if name == AUTO:
+        # It takes every URL, needs little memory, and sends least.
+        name = DEFAULT
+        LOG.info("Writer: %(name)s, for %(scheme)s", {"name": name, "scheme": scheme})
+    return name, _load(name)()
+
+
+def _load(name: str) -> type[Writer]:
+    try:
+        manager: stevedore.DriverManager[Writer] = stevedore.DriverManager(NAMESPACE, name)
+    except NoMatches as exc:
+        raise errors.InvalidRequest("the writer %r cannot be loaded: %s" % (name, exc)) from exc
+    return cast(type[Writer], manager.driver)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mount a remote directory for as long as it is needed."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from oslo_log import log
+
+from snapshot_core import errors, process
+
+LOG = log.getLogger(__name__)
+
+_MOUNT_TIMEOUT_S = 120
+
+
+@contextlib.contextmanager
+def mounted(
+    fs_type: str, source: str, options: Sequence[str], parent: str | None = None
+) -> Iterator[Path]:
+    """Mount ``source`` in a private directory, yield that, and unmount.
+
+    The unmount has no time limit: davfs2 uploads meanwhile. Its failure is a
+    failure of the whole, unless one is already on its way.
+
+    :param parent: where to make the directory; by default the system's temporary directory.
+    :raises: StorageUnavailable when it cannot be mounted, WriteFailed when not unmounted.
+    """
+    target = Path(tempfile.mkdtemp(prefix="ipa-snapshot-mount-", dir=parent))
+    try:
+        _mount(fs_type, source, options, target)
+        try:
+            yield target
+        except BaseException:
+            try:
+                _unmount(target)
+            except errors.WriteFailed as exc:
+                LOG.error("%(reason)s", {"reason": exc})
+            raise
+        _unmount(target)
+    finally:
+        _remove_if_empty(target)
+
+
+def _mount(fs_type: str, source: str, options: Sequence[str], target: Path) -> None:
+    try:
+        process.run(
+            "mount", "-t", fs_type, "-o", ",".join(options), source, str(target),
+            timeout_s=_MOUNT_TIMEOUT_S,
+        )  # fmt: skip
+    except process.ProgramFailed as exc:
+        raise errors.StorageUnavailable(
+            "%s cannot be mounted as %s: %s" % (source, fs_type, exc.reason)
+        ) from exc
+
+
+def _unmount(target: Path) -> None:
+    try:
+        process.run("umount", str(target), timeout_s=None)
+    except BaseException as exc:
+        # Detached, so that no mount is left; without umount's helper, which for davfs2 would
+        # wait for the upload again. That it failed is still told.
+        with contextlib.suppress(process.ProgramFailed):
+            process.run("umount", "--internal-only", "--lazy", str(target))
+        if isinstance(exc, process.ProgramFailed):
+            raise errors.WriteFailed("%s was not unmounted: %s" % (target, exc.reason)) from exc
+        raise
+
+
+def _remove_if_empty(target: Path) -> None:
+    # rmdir and never rmtree: were it still mounted, rmtree would empty the storage.
+    try:
+        os.rmdir(target)
+    except OSError as exc:
+        LOG.warning("%(target)s is left behind: %(reason)s", {"target": target, "reason": exc})

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start programs: the only place that does.
+
+Every program is an argument list (never a shell line), runs in the C locale and has a limit on
+its memory, because most of them read a disk that a tenant wrote.
+"""
+
+import contextlib
+import os
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+from oslo_concurrency import processutils
+from oslo_log import log
+
+LOG = log.getLogger(__name__)
+
+MIB = 1024 * 1024
+DEFAULT_MEMORY = 512 * MIB
+_ERROR_TAIL = 2000
+_PIECE = 64 * 1024
+
+
+class ProgramFailed(Exception):
+    """A program could not be started, failed, or did not end in time."""
+
+    def __init__(self, program: str, reason: str) -> None:
+        """Keep the name of the ``program`` and its own ``reason`` (its last words on stderr)."""
+        self.program = program
+        self.reason = printable(reason).strip()[-_ERROR_TAIL:] or "no message"
+        super().__init__("%s failed: %s" % (program, self.reason))
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without control characters, which a hostile disk can put into a message."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def run(*argv: str, memory: int = DEFAULT_MEMORY, timeout_s: int | None = 60) -> str:
+    """Run a program to its end and return what it printed.
+
+    :param argv: the program and its arguments.
+    :param memory: the address space that it may use, in bytes.
+    :param timeout_s: how long it may take, in seconds; ``None`` where that depends on a
+        network or a disk of any size.
+    :raises: ProgramFailed
+    """
+    try:
+        out, _err = processutils.execute(
+            *_limited(argv, memory),
+            env_variables=_environment(),
+            timeout=timeout_s,
+            on_completion=_end,
+        )
+    except processutils.ProcessExecutionError as exc:
+        said = exc.stderr or exc.stdout or "exit status %s" % exc.exit_code
+        raise ProgramFailed(argv[0], str(said)) from exc
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise ProgramFailed(argv[0], str(exc)) from exc
+    return str(out)
+
+
+def follow(*argv: str, on_output: Callable[[str], None], memory: int) -> None:
+    """Run a program to its end and hand on what it prints, piece by piece, as it prints it.
+
+    Whatever ends the wait, an exception of ``on_output`` or an interrupt included, the program
+    is stopped first.
+
+    :raises: ProgramFailed
+    """
+    with _started(argv, memory) as child:
+        for piece in _pieces(child):
+            on_output(piece)
+
+
+def lines(*argv: str, memory: int = DEFAULT_MEMORY, timeout_s: float = 60) -> Iterator[str]:
+    """Run a program and yield what it prints line by line, however much that is.
+
+    It is stopped when the caller does not want the rest.
+
+    :raises: ProgramFailed, also after its last line.
+    """
+    deadline = time.monotonic() + timeout_s
+    rest = ""
+    try:
+        with _started(argv, memory) as child:
+            for piece in _pieces(child, deadline):
+                *whole, rest = (rest + piece).split("\n")
+                yield from whole
+    except TimeoutError as exc:
+        raise ProgramFailed(argv[0], "it took longer than %g s" % timeout_s) from exc
+    if rest:
+        yield rest
+
+
+@contextlib.contextmanager
+def background(*argv: str, memory: int = DEFAULT_MEMORY) -> Iterator[int]:
+    """Keep a program running and yield its process id; it is killed in the end.
+
+    Its stdin is a pipe that ends with us, so that ``cat`` (or what waits for it) does too.
+
+    :raises: ProgramFailed when it cannot be started.
+    """
+    LOG.debug("Running %(argv)s", {"argv": argv})
+    try:
+        child = subprocess.Popen(
+            _limited(argv, memory),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+    except OSError as exc:
+        raise ProgramFailed(argv[0], str(exc)) from exc
+    with child:
+        try:
+            yield child.pid
+        finally:
+            child.kill()
+
+
+@contextlib.contextmanager
+def _started(argv: tuple[str, ...], memory: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a program whose output is read; it ends well, or is stopped, or it raises."""
+    LOG.debug("Running %(argv)s", {"argv": argv})
+    with tempfile.TemporaryFile() as errors:
+        try:
+            child = subprocess.Popen(
+                _limited(argv, memory),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=_environment(),
+            )
+        except OSError as exc:
+            raise ProgramFailed(argv[0], str(exc)) from exc
+        with child:
+            try:
+                yield child
+            except BaseException:
+                child.kill()
+                raise
+        if child.returncode != 0:
+            size = errors.seek(0, os.SEEK_END)
+            errors.seek(max(0, size - _ERROR_TAIL * 4))
+            said = errors.read().decode(errors="replace")
+            raise ProgramFailed(argv[0], said or "exit status %d" % child.returncode)
+
+
+def _pieces(child: "subprocess.Popen[bytes]", deadline: float | None = None) -> Iterator[str]:
+    assert child.stdout is not None  # noqa: S101 - Popen was given a pipe
+    output = child.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    while True:
+        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not poll.poll(left_ms):
+            raise TimeoutError
+        piece = os.read(output, _PIECE)
+        if not piece:
+            return
+        yield piece.decode(errors="replace")
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    # processutils 7.6 leaves a program running that took too long, or that we were interrupted at
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+
+
+def _limited(argv: tuple[str, ...], memory: int) -> list[str]:
+    # util-linux's prlimit, and not oslo.concurrency's wrapper: that one starts a Python first.
+    return ["prlimit", "--as=%d" % memory, "--", *argv]
+
+
+def _environment() -> dict[str, str]:
+    # Without proxies: davfs2 would send the storage's credentials through them.
+    kept = {name: value for name, value in os.environ.items() if "_proxy" not in name.lower()}
+    return {**kept, "LC_ALL": "C"}

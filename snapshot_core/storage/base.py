@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an intermediate storage can do, whichever protocol reaches it."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from oslo_log import log
+
+from snapshot_core import errors
+from snapshot_core.location import manifest_name, part_name
+
+LOG = log.getLogger(__name__)
+
+
+class Storage(ABC):
+    """A flat collection of named objects.
+
+    An image is written under its *part name* and gets its final name only when the storage
+    itself has confirmed it. Errors that leave are ours: StorageUnavailable, WriteFailed,
+    StorageMismatch, InvalidRequest.
+    """
+
+    @abstractmethod
+    def describe(self, name: str) -> str:
+        """Return where the object ``name`` is, for messages."""
+
+    def local_path(self, name: str) -> Path | None:
+        """Return the path under which programs can write the object, if there is one."""
+        return None
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise StorageUnavailable unless the storage answers and takes our credentials."""
+
+    @abstractmethod
+    def create(self, name: str) -> None:
+        """Create the empty object ``name``.
+
+        :raises: InvalidRequest if it exists, StorageUnavailable if nothing can be written here.
+        """
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Ask the storage how many bytes the object ``name`` holds; None if there is none."""
+
+    @abstractmethod
+    def write(self, name: str, chunks: Iterable[bytes], length: int | None) -> None:
+        """Store the ``chunks`` as the object ``name``; ``length`` is their size, if it is known."""
+
+    @abstractmethod
+    def read(self, name: str) -> contextlib.AbstractContextManager[Iterator[bytes]]:
+        """Return the object's bytes, as a context manager that yields chunks."""
+
+    @abstractmethod
+    def rename(self, name: str, new_name: str) -> None:
+        """Give an object another name; raise InvalidRequest if that name is taken."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove the object ``name``; one that does not exist is no error."""
+
+    def claim(self, name: str) -> None:
+        """Make sure that ``name`` is free and can be written, and reserve it.
+
+        :raises: InvalidRequest, StorageUnavailable
+        """
+        self.check()
+        for taken in (name, manifest_name(name)):
+            if self.size(taken) is not None:
+                raise errors.InvalidRequest(
+                    "%s exists and is not overwritten: choose another name, or remove it"
+                    % self.describe(taken)
+                )
+        self.create(part_name(name))
+
+    def publish(self, name: str, expected: int) -> None:
+        """Give the image its final name, once the storage confirms ``expected`` bytes of it.
+
+        :raises: StorageMismatch, InvalidRequest, StorageUnavailable, WriteFailed
+        """
+        part = part_name(name)
+        self._confirm(part, expected)
+        self.rename(part, name)
+        try:
+            self._confirm(name, expected)
+        except BaseException:
+            self.discard(name)
+            raise
+        LOG.info(
+            "Stored %(where)s: %(bytes)d bytes",
+            {"where": self.describe(name), "bytes": expected},
+        )
+
+    def discard(self, *names: str) -> None:
+        """Remove objects that are not wanted any more; never raise, but log what remains.
+
+        This runs while another error is on its way, and that error is the one to tell.
+        """
+        for name in names:
+            try:
+                self.remove(name)
+            except errors.SnapshotError as exc:
+                LOG.error(
+                    "%(where)s may be left behind: %(reason)s",
+                    {"where": self.describe(name), "reason": exc},
+                )
+
+    def _confirm(self, name: str, expected: int) -> None:
+        found = self.size(name)
+        if found != expected:
+            raise errors.StorageMismatch(
+                self.describe(name), "%d bytes" % expected,
+                None if found is None else "%d bytes" % found,
+            )  # fmt: skip

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real parts that the functional tests share: disks, servers, an agent, a Glance."""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.lab import disk_maker, disks, namespaces
+from tests.lab.agent import FakeDisk
+from tests.lab.apache import Apache
+from tests.lab.glance import Glance
+from tests.lab.wsgidav_server import WsgiDav
+
+# Now, because no thread runs yet: servers must not listen, nor mounts appear, on the host.
+namespaces.enter()
+
+USERNAME = "snapshot"
+# What a configuration file, a header or a log could stumble over; and what no log may hold.
+PASSWORD = 'pass "word\\ #ü'
+SERIAL, WWN = "LAB-SERIAL-1", "0x5000c500a1b2c3d4"
+
+
+@dataclass(frozen=True)
+class Dav:
+    """A WebDAV storage that is running: where it is, and the directory behind it."""
+
+    url: str
+    directory: pathlib.Path
+    cacert: pathlib.Path | None
+
+    def names(self) -> list[str]:
+        """Return what it holds, save the server's own files."""
+        return sorted(path.name for path in self.directory.iterdir() if path.name != ".DAV")
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[disks.Disk]:
+    """A disk of a machine: 4 GiB, four partitions, files and deleted files; never written to."""
+    made = disk_maker.make_disk(tmp_path_factory.mktemp("disk") / "disk.raw", 4 * disk_maker.GIB)
+    before = _digest(made.path)
+    yield made
+    assert _digest(made.path) == before, "a test, or what it tested, wrote to the disk"
+
+
+@pytest.fixture(scope="session")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> disks.Disk:
+    """A disk of 600 MiB, for what is not about size."""
+    path = tmp_path_factory.mktemp("small") / "small.raw"
+    return disk_maker.make_disk(path, 600 * disk_maker.MIB, data_mib=20, junk_mib=20)
+
+
+@pytest.fixture
+def fake_disk(disk: disks.Disk) -> Iterator[FakeDisk]:
+    """The disk as a loop device that the agent takes for a machine's disk."""
+    with disks.LoopDevice(disk.path) as loop:
+        yield FakeDisk(loop.path, disk.size, serial=SERIAL, wwn=WWN)
+
+
+@pytest.fixture
+def small_loop(small_disk: disks.Disk) -> Iterator[str]:
+    """The path of a loop device that holds the small disk."""
+    with disks.LoopDevice(small_disk.path) as loop:
+        yield loop.path
+
+
+@pytest.fixture
+def wsgidav(tmp_path: pathlib.Path) -> Iterator[Dav]:
+    """A real WsgiDAV over plain HTTP, with Basic authentication."""
+    store = tmp_path / "wsgidav"
+    store.mkdir()
+    with WsgiDav(store, USERNAME, PASSWORD) as server:
+        yield Dav(server.url, store, None)
+
+
+@pytest.fixture
+def apache(tmp_path: pathlib.Path) -> Iterator[Dav]:
+    """A real Apache with TLS and Basic authentication."""
+    store = tmp_path / "apache"
+    with Apache(store, USERNAME, PASSWORD) as server:
+        yield Dav(server.url, store, server.cacert)
+
+
+@pytest.fixture(params=["wsgidav", "apache"])
+def dav(request: pytest.FixtureRequest) -> Dav:
+    """Each of the WebDAV servers in turn."""
+    server: Dav = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture(scope="session")
+def glance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glance]:
+    """A real Glance."""
+    with Glance(tmp_path_factory.mktemp("glance")) as server:
+        yield server
+
+
+@pytest.fixture
+def auth_file(tmp_path: pathlib.Path) -> pathlib.Path:
+    """An auth file with the account of both WebDAV servers."""
+    path = tmp_path / "auth.yaml"
+    path.touch(mode=0o600)
+    path.write_text("username: %s\npassword: '%s'\n" % (USERNAME, PASSWORD), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def slow_network() -> Iterator[None]:
+    """A loopback interface of 16 Mbit/s."""
+    command = ["tc", "qdisc", "add", "dev", "lo", "root", "tbf"]
+    subprocess.run([*command, "rate", "16mbit", "burst", "1mb", "latency", "400ms"], check=True)
+    yield
+    subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test its own temporary directory, and see that nothing stays, or stays mounted."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    before = _traces(scratch)
+    yield
+    assert _traces(scratch) == before
+
+
+def _traces(scratch: pathlib.Path) -> list[str]:
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    traces = [line for line in mounts if "ipa-snapshot" in line]
+    for directory in (scratch, pathlib.Path("/run")):
+        traces += map(str, directory.glob("ipa-snapshot*"))
+    return sorted(traces)
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identical(raw: os.PathLike[str] | str, image: os.PathLike[str], fmt: str = "qcow2") -> bool:
+    """Tell whether an image has the content of a raw disk, by qemu-img's own comparison."""
+    command = ["qemu-img", "compare", "-f", "raw", "-F", fmt, str(raw), str(image)]
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def same_files(disk: disks.Disk, image: pathlib.Path, scratch: pathlib.Path) -> bool:
+    """Tell whether an image restores to file systems that are sound and hold the same files."""
+    restored = scratch / "restored.raw"
+    command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(restored)]
+    subprocess.run(command, check=True)
+    for partition in disk.partitions:
+        if disks.checksums(disk.path, partition) != disks.checksums(restored, partition):
+            return False
+        with disks.LoopDevice(restored, partition.offset, partition.size) as loop:
+            check = {"ext4": ["e2fsck", "-fn"], "xfs": ["xfs_repair", "-n"]}.get(partition.fs)
+            if (
+                check
+                and subprocess.run([*check, loop.path], check=False, capture_output=True).returncode
+            ):
+                return False
+    restored.unlink()
+    return True
+
+
+# What is not run here, and why: said at the end of every run, because a silence would look
+# like a pass.
+NOT_RUN = (
+    "NFS through a kernel's client: this suite's hosts need not have one; the writer nfs and the "
+    "storage nfs:// ran with a fake mount helper that binds a local directory",
+    "disks behind a real controller: loop devices stand for them, listed to the agent by a fake "
+    "hardware manager",
+    "xfs of version 4, where the kernel does not mount it: its map is read, and not shown right",
+    "Keystone: Glance trusts a fake middleware in its place",
+    "the agent in a ramdisk on a machine: it ran in namespaces of this one",
+)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what these tests do not show."""
+    terminalreporter.section("not run here, and why")
+    for line in NOT_RUN:
+        terminalreporter.write_line("- " + line)

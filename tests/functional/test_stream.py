@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stream writer against an independent tool, and at sizes where memory would show."""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import time
+
+import pytest
+
+from ipa_snapshot.devices.source import open_source
+from ipa_snapshot.devices.used_map import map_disk
+from tests.functional import commands
+from tests.lab import disks
+
+MIB = 1024 * 1024
+
+
+def take(disk: object, target: pathlib.Path, *more: str) -> commands.Outcome:
+    target.mkdir(exist_ok=True)
+    outcome = commands.run(
+        "ipa-snapshot", "stream", "file://%s" % target, "image", "--device", disk, "--json", *more
+    )
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def test_nbdkit_and_qemu_img_make_the_same_of_the_same_map(
+    tmp_path: pathlib.Path, small_disk: disks.Disk
+) -> None:
+    take(small_disk.path, tmp_path / "images")
+    with open_source(str(small_disk.path)) as source:
+        extents = map_disk(source).extents
+    listed = tmp_path / "extents"
+    listed.write_text("".join("%d %d\n" % extent for extent in extents))
+    socket, theirs = tmp_path / "nbd", tmp_path / "theirs.qcow2"
+    nbdkit = subprocess.Popen(
+        ["nbdkit", "--foreground", "--readonly", "--unix", socket, "--filter=extentlist", "file",
+         small_disk.path, "extentlist=%s" % listed],
+    )  # fmt: skip
+    try:
+        while not socket.exists():
+            assert nbdkit.poll() is None
+            time.sleep(0.05)
+        url = "nbd+unix:///?socket=%s" % socket
+        command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", url, theirs]
+        subprocess.run(command, check=True)
+    finally:
+        nbdkit.terminate()
+        nbdkit.wait()
+    compare = [
+        "qemu-img",
+        "compare",
+        "-f",
+        "qcow2",
+        "-F",
+        "qcow2",
+        tmp_path / "images/image",
+        theirs,
+    ]
+    assert subprocess.run(compare, check=False).returncode == 0
+
+
+def test_memory_is_bounded_on_a_disk_of_two_terabytes(tmp_path: pathlib.Path) -> None:
+    disk = tmp_path / "disk.raw"
+    with disk.open("wb") as file:
+        file.truncate(2 << 40)
+    files = tmp_path / "files"
+    files.mkdir()
+    for number in range(16):
+        (files / str(number)).write_bytes(random.Random(number).randbytes(20 * MIB))
+    disks.run("mkfs.ext4", "-q", "-d", files, disk)
+    (tmp_path / "images").mkdir()
+    result = tmp_path / "result"
+    with result.open("w") as out:
+        child = subprocess.Popen(
+            [commands.path("ipa-snapshot"), "stream", "file://%s/images" % tmp_path, "image",
+             "--device", disk, "--json"],
+            stdout=out, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _pid, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    found = json.loads(result.read_text())
+    assert found["used"] < 2 << 30
+    assert found["bytes_read"] <= 1.02 * found["used"]
+    # 320 MiB do not compress; the inode tables and the journal do; 16 MiB of L2 tables
+    assert found["size"] <= 1.01 * 320 * MIB + 32 * MIB
+    assert usage.ru_maxrss <= 384 * 1024
+    subprocess.run(
+        ["qemu-img", "check", "-q", "-f", "qcow2", tmp_path / "images/image"], check=True
+    )
+
+
+@pytest.mark.parametrize("fs", ["ext4", "xfs", "btrfs"])
+def test_what_was_deleted_is_not_in_the_image(tmp_path: pathlib.Path, fs: str) -> None:
+    disk = tmp_path / "disk.raw"
+    with disk.open("wb") as file:
+        file.truncate(512 * MIB)
+    secret = b"this was deleted and is nobody's business"
+    with disks.LoopDevice(disk) as loop:
+        disks.run("mkfs.%s" % fs, "-q", loop.path)
+        with disks.mounted(loop.path, fs) as top:
+            (top / "kept").write_bytes(random.Random(1).randbytes(5 * MIB))
+            (top / "deleted").write_bytes(secret * 100_000)
+            disks.run("sync", "--file-system", top)
+            (top / "deleted").unlink()
+            disks.run("sync", "--file-system", top)
+    assert secret in disk.read_bytes()
+    take(disk, tmp_path / "images", "--format", "raw")
+    image = tmp_path / "images/image"
+    assert secret not in image.read_bytes()
+    assert image.stat().st_size == 512 * MIB
+    assert image.stat().st_blocks * 512 < 128 * MIB  # what is not used is a hole

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Glance under uwsgi with a file store, SQLite and a fake of Keystone's middleware."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+from typing import Any
+
+import openstack
+import openstack.connection
+import yaml
+
+from tests.lab import processes, services
+
+_HERE = pathlib.Path(__file__).parent
+_REPOSITORY = _HERE.parent.parent
+DEFAULT_VENV = _REPOSITORY / ".venv-glance"
+_CACHE = _REPOSITORY / ".cache"
+
+_CONFIG = """\
+[DEFAULT]
+log_file = {state}/glance.log
+enabled_backends = fast:file
+# Without the brackets creating an image answers 500.
+enabled_import_methods = [glance-direct]
+transport_url = fake:/
+[glance_store]
+default_backend = fast
+[fast]
+filesystem_store_datadir = {state}/images
+[os_glance_staging_store]
+filesystem_store_datadir = {state}/staging
+[os_glance_tasks_store]
+filesystem_store_datadir = {state}/tasks
+[database]
+connection = sqlite:///{state}/glance.sqlite
+[paste_deploy]
+config_file = {state}/paste.ini
+[oslo_concurrency]
+lock_path = {state}/lock
+"""
+_PASTE = """\
+[composite:glance-api]
+paste.composite_factory = glance.api:root_app_factory
+/: api
+[composite:api]
+paste.composite_factory = glance.api:pipeline_factory
+default = versionnegotiation fakeauth rootapp
+[composite:rootapp]
+paste.composite_factory = glance.api:root_app_factory
+/: apiversions
+/v2: apiv2app
+[app:apiversions]
+paste.app_factory = glance.api.versions:create_resource
+[app:apiv2app]
+paste.app_factory = glance.api.v2.router:API.factory
+[filter:versionnegotiation]
+paste.filter_factory = glance.api.middleware.version_negotiation:VersionNegotiationFilter.factory
+[filter:fakeauth]
+paste.filter_factory = tests.lab.glance_auth:factory
+"""
+# fmt: off
+_UWSGI = (
+    "--master", "--die-on-term", "--need-app", "--lazy-apps", "--enable-threads", "--threads", "8",
+    "--buffer-size", "65535", "--module", "glance.wsgi.api:application",
+    # uwsgi closes every connection after its answer, and clients should hear of it.
+    "--add-header", "Connection: close",
+)
+# fmt: on
+
+
+class Glance(services.Service):
+    """Run Glance while the context lasts; its state and data lie in ``state_dir`` (kept).
+
+    A client that goes away in mid-upload leaves its image ``queued`` and no data, with
+    Content-Length as with chunks; chunks must be smaller than uwsgi's limit of 1 MiB (500).
+
+    :param venv: the virtual environment of glance-requirements.txt.
+    :param stall_timeout_s: how long a client may pause in mid-upload; uwsgi's own default is 4.
+    """
+
+    #: What the fake middleware believes: a user, a project and its roles.
+    token = "lab-user:lab-project:admin,member,reader"
+
+    def __init__(
+        self,
+        state_dir: str | os.PathLike[str],
+        venv: str | os.PathLike[str] = DEFAULT_VENV,
+        *,
+        stall_timeout_s: int = 20,
+    ) -> None:
+        self.port = processes.free_port()
+        super().__init__(
+            "glance",
+            f"http://127.0.0.1:{self.port}",
+            probe="/versions",
+            state=pathlib.Path(state_dir),
+        )
+        self._venv = pathlib.Path(venv)
+        self._stall_timeout_s = stall_timeout_s
+
+    @property
+    def log(self) -> pathlib.Path:
+        """Glance's own log; what uwsgi says is next to it, in uwsgi.log."""
+        return self.state / "glance.log"
+
+    @property
+    def images(self) -> pathlib.Path:
+        """The directory of the file store: one file an image, named by its uuid."""
+        return self.state / "images"
+
+    def environment(self) -> dict[str, str]:
+        """Return the OS_* variables with which any OpenStack client finds this Glance."""
+        return {
+            "OS_AUTH_TYPE": "admin_token",
+            "OS_ENDPOINT": self.url,
+            "OS_TOKEN": self.token,
+            "OS_IMAGE_ENDPOINT_OVERRIDE": self.url,
+        }
+
+    def clouds_yaml(self, path: str | os.PathLike[str], cloud: str = "lab") -> pathlib.Path:
+        """Write a clouds.yaml with this Glance as ``cloud``."""
+        path = pathlib.Path(path)
+        path.write_text(yaml.safe_dump({"clouds": {cloud: self._cloud()}}))
+        path.chmod(0o600)
+        return path
+
+    def connection(self) -> openstack.connection.Connection:
+        """Return a connection, whatever the environment's own OS_* variables say."""
+        return openstack.connect(load_yaml_config=False, load_envvars=False, **self._cloud())
+
+    def _cloud(self) -> dict[str, Any]:
+        return {
+            "auth_type": "admin_token",
+            "auth": {"endpoint": self.url, "token": self.token},
+            "image_endpoint_override": self.url,
+        }
+
+    def _write_configuration(self) -> None:
+        for name in ("images", "staging", "tasks", "lock"):
+            (self.state / name).mkdir(parents=True, exist_ok=True)
+        (self.state / "glance-api.conf").write_text(_CONFIG.format(state=self.state))
+        (self.state / "paste.ini").write_text(_PASTE)
+        if not (self.state / "glance.sqlite").exists():
+            shutil.copyfile(self._migrated_database(), self.state / "glance.sqlite")
+
+    def _prepare(self) -> processes.Server:
+        self._check_venv()
+        self._write_configuration()
+        command = [str(self._venv / "bin/uwsgi"), "--http-socket", f"127.0.0.1:{self.port}"]
+        command += [*_UWSGI, "--virtualenv", str(self._venv)]
+        # uwsgi notices a closed connection at once, but takes a pause of 4 s for one too.
+        for option in ("--socket-timeout", "--chunked-input-timeout"):
+            command += [option, str(self._stall_timeout_s)]
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(_REPOSITORY),
+            "OS_GLANCE_CONFIG_DIR": str(self.state),
+        }
+        log = self.state / "uwsgi.log"
+        return processes.Server("Glance", command, log, env, own_log=self.log)
+
+    def _check_venv(self) -> None:
+        if not (self._venv / "bin/uwsgi").exists():
+            raise RuntimeError(
+                f"no Glance in {self._venv}: python3 -m venv {self._venv} && "
+                f"{self._venv}/bin/pip install -r {_HERE / 'glance-requirements.txt'}"
+            )
+
+    def _migrated_database(self) -> pathlib.Path:
+        """Return an empty database with this Glance's tables; making one takes many seconds."""
+        python = self._venv / "bin/python"
+        ask = "import importlib.metadata as m; print(m.version('glance'))"
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        version = subprocess.run(
+            [python, "-c", ask], env=env, check=True, capture_output=True, text=True
+        ).stdout.strip()
+        cached = _CACHE / f"glance-{version}.sqlite"
+        if cached.exists():
+            return cached
+        _CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="glance-", dir=_CACHE) as where:
+            made = pathlib.Path(where, "db")
+            config = pathlib.Path(where, "glance.conf")
+            config.write_text(f"[database]\nconnection = sqlite:///{made}\n")
+            command = [
+                str(self._venv / "bin/glance-manage"),
+                "--config-file",
+                str(config),
+                "db_sync",
+            ]
+            done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise RuntimeError(f"glance-manage db_sync failed: {done.stdout}{done.stderr}")
+            # Renamed when complete, so that nobody copies half of it.
+            made.rename(cached)
+        return cached

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A snapshot into a directory: the result tells the truth, and a failure leaves nothing."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipa_snapshot import capture, errors
+from ipa_snapshot.capture import describe_path, take_snapshot
+from ipa_snapshot.devices.block_device import BlockDevice
+from ipa_snapshot.request import SnapshotRequest
+from snapshot_core.progress import Progress
+from tests.lab import disks
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "storage"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def disk(make_disk: Callable[..., Path]) -> Path:
+    path = make_disk(0, 32 * MIB)
+    disks.run("sfdisk", "--quiet", path, stdin="label: gpt\nsize=8MiB\n")
+    disks.run("mkfs.ext4", "-q", "-E", "offset=%d" % MIB, path, "8M")
+    return path
+
+
+def _request(directory: Path, **options: Any) -> SnapshotRequest:
+    return SnapshotRequest.parse("file://%s" % directory, "image", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "writer", "disk_format", "compression"),
+    [
+        ({}, "stream", "qcow2", "zstd"),
+        ({"writer": "nfs"}, "nfs", "qcow2", "zstd"),
+        ({"writer": "davfs", "compression": "zlib"}, "davfs", "qcow2", "zlib"),
+        ({"writer": "dd"}, "dd", "raw", "none"),
+        ({"writer": "nfs", "image_format": "raw"}, "nfs", "raw", "none"),
+        ({"image_format": "raw"}, "stream", "raw", "none"),
+        ({"compression": "none"}, "stream", "qcow2", "none"),
+    ],
+)
+def test_the_result_tells_what_is_stored(
+    directory: Path,
+    disk: Path,
+    options: dict[str, Any],
+    writer: str,
+    disk_format: str,
+    compression: str,
+) -> None:
+    result = take_snapshot(_request(directory, **options), describe_path(str(disk))).to_wire()
+    image = directory / "image"
+    assert sorted(path.name for path in directory.iterdir()) == ["image", "image.json"]
+    assert json.loads((directory / "image.json").read_bytes()) == result
+    assert result["image_name"] == "image"
+    assert (result["writer"], result["disk_format"]) == (writer, disk_format)
+    assert result["compression"] == compression
+    assert (result["size"], result["virtual_size"]) == (image.stat().st_size, 32 * MIB)
+    digest = hashlib.sha512(image.read_bytes()).hexdigest()
+    assert result["checksum"] == {"algorithm": "sha512", "value": digest}
+    assert result["device"]["name"] == str(disk)
+    assert [(one["number"], one["size"], one["fs"]) for one in result["partitions"]] == [
+        (1, 8 * MIB, "ext4")
+    ]
+    disks.run("qemu-img", "compare", "-f", "raw", "-F", disk_format, disk, image)
+
+
+def test_progress_is_told_from_the_beginning_to_the_end(directory: Path, disk: Path) -> None:
+    told: list[Progress] = []
+    take_snapshot(_request(directory), describe_path(str(disk)), on_progress=told.append)
+    phases = list(dict.fromkeys(progress.phase for progress in told))
+    assert phases == ["prepare", "map", "stream", "publish"]
+
+
+@pytest.mark.parametrize("taken", ["image", "image.part", "image.json"])
+def test_an_image_that_exists_is_neither_overwritten_nor_removed(
+    directory: Path, disk: Path, taken: str
+) -> None:
+    (directory / taken).write_bytes(b"older")
+    with pytest.raises(errors.InvalidRequest, match="exists"):
+        take_snapshot(_request(directory), describe_path(str(disk)))
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == {taken: b"older"}
+
+
+@pytest.mark.parametrize("writer", ["nfs", "dd"])
+def test_a_full_storage_is_left_empty(
+    disk: Path, mount_tmpfs: Callable[..., Path], writer: str
+) -> None:
+    directory = mount_tmpfs("size=128k")
+    with pytest.raises(errors.WriteFailed):
+        take_snapshot(
+            _request(directory, writer=writer, compression="none"), describe_path(str(disk))
+        )
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("writer", "phase"),
+    [
+        ("nfs", "convert"), ("nfs", "digest"), ("nfs", "publish"),
+        ("stream", "map"), ("stream", "stream"), ("stream", "publish"),
+    ],
+)  # fmt: skip
+def test_an_interrupt_leaves_nothing(directory: Path, disk: Path, writer: str, phase: str) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.phase == phase:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take_snapshot(
+            _request(directory, writer=writer), describe_path(str(disk)), on_progress=interrupt
+        )
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("writer", "phase"),
+    [("nfs", "prepare"), ("nfs", "convert"), ("nfs", "publish"), ("dd", "stream")],
+)
+def test_a_snapshot_that_is_not_wanted_any_more_ends_and_leaves_nothing(
+    directory: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, writer: str, phase: str
+) -> None:
+    monkeypatch.setattr(capture, "_STOP_INTERVAL_S", 0)
+
+    def ask_to_stop(progress: Progress) -> None:
+        if progress.phase == phase:
+            (directory / "image.stop").touch()
+
+    request = _request(directory, writer=writer)
+    with pytest.raises(errors.Cancelled, match="image is not wanted any more"):
+        take_snapshot(request, describe_path(str(disk)), on_progress=ask_to_stop)
+    assert [path.name for path in directory.iterdir()] == ["image.stop"]
+
+
+def test_a_disk_of_another_size_than_the_chosen_one_is_refused(directory: Path, disk: Path) -> None:
+    with pytest.raises(errors.DeviceNotFound, match="has 33554432 bytes, expected 512"):
+        take_snapshot(_request(directory), BlockDevice(str(disk), 512))
+    assert list(directory.iterdir()) == []
+
+
+def test_a_storage_that_is_not_there_is_told(tmp_path: Path, disk: Path) -> None:
+    with pytest.raises(errors.StorageUnavailable, match="none is not an existing directory"):
+        take_snapshot(_request(tmp_path / "none"), describe_path(str(disk)))
+
+
+def test_a_path_is_described_by_what_is_there(make_disk: Callable[..., Path]) -> None:
+    path = make_disk()
+    with disks.LoopDevice(path, sector_size=4096) as loop:
+        assert describe_path(loop.path) == BlockDevice(loop.path, MIB, logical_sector_size=4096)
+    assert describe_path(str(path)) == BlockDevice(str(path), MIB)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What davfs2 is told: the account and the authority, in files that only root may read."""
+
+from pathlib import Path
+
+import pytest
+
+from ipa_snapshot.writers import davfs2
+from ipa_snapshot.writers.base import Destination
+from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.location import Location
+from tests.unit.memory_storage import MemoryStorage
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    path = tmp_path / "private"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    path = tmp_path / "cache"
+    path.mkdir()
+    return path
+
+
+def _destination(credentials: Credentials | None, trust: Trust | None = None) -> Destination:
+    location = Location.parse("https://host:8443/dir/")
+    return Destination(MemoryStorage(), "image.part", location, credentials, trust or Trust())
+
+
+@pytest.mark.parametrize(
+    ("credentials", "expected"),
+    [
+        (Credentials("anna", "s3cret"), '"https://host:8443/dir" "anna" "s3cret"\n'),
+        (Credentials("an na", 'q"\\#'), '"https://host:8443/dir" "an na" "q\\"\\\\#"\n'),
+        (Credentials("bär", "pä€"), '"https://host:8443/dir" "bär" "pä€"\n'),
+        (Credentials(token="t0ken"), ""),
+        (None, ""),
+    ],
+)
+def test_the_account_is_a_quoted_line_of_a_private_file(
+    private: Path, cache: Path, credentials: Credentials | None, expected: str
+) -> None:
+    config = davfs2.write_config(private, cache, 1 << 30, _destination(credentials))
+    secrets = private / "secrets"
+    assert secrets.read_text(encoding="utf-8") == expected
+    assert "secrets %s\n" % secrets in config.read_text()
+    assert {path.stat().st_mode & 0o777 for path in (secrets, config)} == {0o600}
+
+
+def test_a_token_is_a_header(private: Path, cache: Path) -> None:
+    credentials = Credentials(token='t0"ken')
+    config = davfs2.write_config(private, cache, 1 << 30, _destination(credentials))
+    assert 'add_header Authorization "Bearer t0\\"ken"\n' in config.read_text()
+
+
+def test_the_cache_is_its_own_and_limited(private: Path, cache: Path) -> None:
+    lines = davfs2.write_config(private, cache, 300 << 20, _destination(None)).read_text()
+    assert "cache_dir %s\n" % cache in lines
+    assert "cache_size 300\n" in lines
+    assert "trust_ca_cert" not in lines
+
+
+def test_the_authority_lies_where_the_daemon_may_read_it(
+    private: Path, cache: Path, tmp_path: Path
+) -> None:
+    cacert = tmp_path / "ca.pem"
+    cacert.write_text("an authority")
+    destination = _destination(None, Trust(str(cacert)))
+    lines = davfs2.write_config(private, cache, 1 << 30, destination).read_text()
+    assert "trust_ca_cert %s\n" % (cache / "ca.pem") in lines
+    assert (cache / "ca.pem").read_text() == "an authority"

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A directory as the storage: never overwrites, tells a full or read-only one, leaves nothing."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from snapshot_core import errors
+from snapshot_core.location import Location
+from snapshot_core.storage import open_storage
+from snapshot_core.storage.base import Storage
+from snapshot_core.storage.directory import DirectoryStorage
+
+MountTmpfs = Callable[..., Path]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "storage"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def storage(directory: Path) -> Iterator[Storage]:
+    with open_storage(Location.parse("file://%s" % directory)) as opened:
+        yield opened
+
+
+def _content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_an_image_is_claimed_written_published_read_and_removed(
+    storage: Storage, directory: Path
+) -> None:
+    storage.claim("image")
+    assert _content(directory) == {"image.part": b""}
+    storage.write("image.part", iter([b"some", b"", b" data"]), 9)
+    storage.publish("image", 9)
+    assert _content(directory) == {"image": b"some data"}
+    with storage.read("image") as chunks:
+        assert b"".join(chunks) == b"some data"
+    storage.remove("image")
+    assert _content(directory) == {}
+
+
+def test_messages_name_the_url(storage: Storage, directory: Path) -> None:
+    assert storage.describe("image") == "file://%s/image" % directory
+
+
+def test_the_root_directory_has_no_double_slash() -> None:
+    with open_storage(Location.parse("file:///")) as storage:
+        assert storage.describe("image") == "file:///image"
+        assert storage.local_path("image") == Path("/image")
+
+
+def test_a_directory_that_does_not_exist_is_unavailable(tmp_path: Path) -> None:
+    storage = DirectoryStorage(tmp_path / "none", "file://none")
+    with pytest.raises(errors.StorageUnavailable, match="file://none is not an existing directory"):
+        storage.claim("image")
+
+
+def test_a_file_is_no_storage(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.StorageUnavailable, match="is not an existing directory"):
+        DirectoryStorage(tmp_path / "file", "file://file").check()
+
+
+@pytest.mark.parametrize("taken", ["image", "image.part"])
+def test_a_name_that_is_taken_cannot_be_claimed(
+    storage: Storage, directory: Path, taken: str
+) -> None:
+    (directory / taken).write_bytes(b"older")
+    with pytest.raises(errors.InvalidRequest, match="%s exists.*choose another" % taken):
+        storage.claim("image")
+    assert _content(directory) == {taken: b"older"}
+
+
+def test_a_dangling_link_is_not_written_through(storage: Storage, directory: Path) -> None:
+    (directory / "image.part").symlink_to(directory / "elsewhere")
+    with pytest.raises(errors.InvalidRequest, match="exists"):
+        storage.claim("image")
+    assert not (directory / "elsewhere").exists()
+
+
+def test_a_new_image_can_be_read_by_its_owner_only(storage: Storage, directory: Path) -> None:
+    storage.claim("image")
+    storage.write("image.part", [b"data"], 4)
+    storage.publish("image", 4)
+    assert (directory / "image").stat().st_mode & 0o777 == 0o600
+
+
+def _without_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    # as on vfat and exfat, which not every kernel has
+    def link(old: object, new: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_renaming_never_overwrites(
+    storage: Storage, directory: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        _without_hard_links(monkeypatch)
+    (directory / "image.part").write_bytes(b"new")
+    (directory / "image").write_bytes(b"older")
+    with pytest.raises(errors.InvalidRequest, match="image appeared meanwhile"):
+        storage.rename("image.part", "image")
+    assert _content(directory) == {"image.part": b"new", "image": b"older"}
+
+
+def test_a_file_system_without_hard_links_can_rename_too(
+    storage: Storage, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_hard_links(monkeypatch)
+    (directory / "image.part").write_bytes(b"new")
+    storage.rename("image.part", "image")
+    assert _content(directory) == {"image": b"new"}
+
+
+def test_what_does_not_exist_cannot_be_renamed(storage: Storage) -> None:
+    with pytest.raises(errors.WriteFailed, match="image could not be given its name"):
+        storage.rename("image.part", "image")
+
+
+def test_a_read_only_directory_cannot_be_claimed_in(mount_tmpfs: MountTmpfs) -> None:
+    storage = DirectoryStorage(mount_tmpfs("ro"), "file://read-only")
+    with pytest.raises(
+        errors.StorageUnavailable,
+        match="file://read-only cannot be written to: Read-only file system",
+    ):
+        storage.claim("image")
+
+
+def test_a_full_file_system_is_told(mount_tmpfs: MountTmpfs) -> None:
+    directory = mount_tmpfs("size=256k")
+    storage = DirectoryStorage(directory, "file://full")
+    storage.claim("image")
+    with pytest.raises(
+        errors.WriteFailed, match=r"writing file://full/image.part failed: No space left on device"
+    ):
+        storage.write("image.part", (b"x" * 100_000 for _ in range(10)), 1_000_000)
+    storage.discard("image.part")
+    assert list(directory.iterdir()) == []
+
+
+def test_a_chunk_that_fits_only_in_part_is_a_failure_too(mount_tmpfs: MountTmpfs) -> None:
+    storage = DirectoryStorage(mount_tmpfs("size=256k"), "file://full")
+    with pytest.raises(errors.WriteFailed, match="No space left"):
+        storage.write("image.part", [b"x" * 1_000_000], 1_000_000)
+
+
+def test_the_source_s_failure_passes_through_writing(storage: Storage) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"some"
+        raise errors.StorageUnavailable("the source is away")
+
+    with pytest.raises(errors.StorageUnavailable, match="the source is away"):
+        storage.write("image.part", chunks(), 9)
+
+
+def test_the_size_of_what_does_not_exist_is_none(storage: Storage, directory: Path) -> None:
+    (directory / "image").write_bytes(b"data")
+    assert (storage.size("image"), storage.size("other")) == (4, None)
+
+
+def test_a_size_that_cannot_be_asked_for_is_not_taken_for_none(storage: Storage) -> None:
+    with pytest.raises(errors.StorageUnavailable, match="File name too long"):
+        storage.size("x" * 256)
+
+
+def test_reading_what_does_not_exist_is_told(storage: Storage) -> None:
+    with (
+        pytest.raises(errors.StorageUnavailable, match=r"image: .*No such file"),
+        storage.read("image"),
+    ):
+        pytest.fail("it was read")
+
+
+def test_removing_what_does_not_exist_is_no_error(storage: Storage, directory: Path) -> None:
+    (directory / "kept").touch()
+    storage.remove("image")
+    assert _content(directory) == {"kept": b""}
+
+
+def test_what_cannot_be_removed_is_told(mount_tmpfs: MountTmpfs) -> None:
+    storage = DirectoryStorage(mount_tmpfs("size=256k"), "file://there")
+    storage.local_path("image").mkdir()
+    with pytest.raises(errors.WriteFailed, match="file://there/image cannot be removed"):
+        storage.remove("image")
+
+
+def test_zeros_become_holes_and_count_for_the_size(tmp_path: Path) -> None:
+    storage = DirectoryStorage(tmp_path, "file://dir")
+    chunks = [bytes(1_000_000), b"some", bytes(2_000_000), b"data", bytes(4_000_000)]
+    storage.write("image", chunks, 7_000_008)
+    assert (tmp_path / "image").read_bytes() == b"".join(chunks)
+    assert (tmp_path / "image").stat().st_blocks * 512 < 100_000

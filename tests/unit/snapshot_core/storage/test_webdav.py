@@ -1,0 +1,479 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A WebDAV server's every answer becomes a right result or one clear error."""
+
+import base64
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from snapshot_core import errors
+from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.location import Location
+from snapshot_core.storage import open_storage
+from snapshot_core.storage.base import Storage
+from tests.lab import certificates
+from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
+
+Serve = Callable[[Respond], AnsweringServer]
+
+
+class Collection:
+    """A small WebDAV server; ``answers`` says what it answers to a method instead."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.answers: dict[str, Answer] = {}
+
+    def __call__(self, request: Request) -> Answer:
+        if request.method in self.answers:
+            return self.answers[request.method]
+        name = unquote(request.path.removeprefix("/dir/"))
+        return getattr(self, "_" + request.method.lower())(name, request)
+
+    def _propfind(self, _name: str, _request: Request) -> Answer:
+        return Answer(207, b"<multistatus/>")
+
+    def _put(self, name: str, request: Request) -> Answer:
+        self.objects[name] = request.body
+        return Answer(201)
+
+    def _get(self, name: str, _request: Request) -> Answer:
+        return Answer(200, self.objects[name]) if name in self.objects else Answer(404)
+
+    _head = _get
+
+    def _delete(self, name: str, _request: Request) -> Answer:
+        return Answer(204 if self.objects.pop(name, None) is not None else 404)
+
+    def _move(self, name: str, request: Request) -> Answer:
+        new_name = unquote(request.headers["Destination"].rpartition("/")[2])
+        if new_name in self.objects and request.headers["Overwrite"] == "F":
+            return Answer(412)
+        self.objects[new_name] = self.objects.pop(name)
+        return Answer(201)
+
+
+@pytest.fixture
+def collection() -> Collection:
+    return Collection()
+
+
+@pytest.fixture
+def server(serve: Serve, collection: Collection) -> AnsweringServer:
+    return serve(collection)
+
+
+@pytest.fixture
+def storage(server: AnsweringServer) -> Iterator[Storage]:
+    with open_storage(Location.parse(server.url + "/dir/")) as opened:
+        yield opened
+
+
+def _read(storage: Storage, name: str) -> bytes:
+    with storage.read(name) as chunks:
+        return b"".join(chunks)
+
+
+def test_an_image_is_claimed_written_published_read_and_removed(
+    storage: Storage, collection: Collection
+) -> None:
+    storage.claim("image")
+    assert collection.objects == {"image.part": b""}
+    storage.write("image.part", iter([b"some", b" data"]), 9)
+    storage.publish("image", 9)
+    assert collection.objects == {"image": b"some data"}
+    assert _read(storage, "image") == b"some data"
+    storage.remove("image")
+    assert collection.objects == {}
+
+
+@pytest.mark.parametrize("name", ["with space", "100%", "a?b#c", "büro 雪", "a;b&c+d", "%2e%2e"])
+def test_a_name_with_special_characters_is_one_object(
+    storage: Storage, collection: Collection, name: str
+) -> None:
+    storage.claim(name)
+    storage.write(name + ".part", [b"data"], 4)
+    storage.publish(name, 4)
+    assert collection.objects == {name: b"data"}
+    assert storage.size(name) == 4
+
+
+def test_an_upload_has_its_length_in_the_header_and_is_not_chunked(
+    storage: Storage, server: AnsweringServer
+) -> None:
+    storage.write("image.part", (bytes(1000) for _ in range(3)), 3000)
+    headers = server.requests[-1].headers
+    assert headers["Content-Length"] == "3000"
+    assert "Transfer-Encoding" not in headers
+
+
+def test_a_server_that_lists_nothing_but_puts_and_moves_is_taken(
+    storage: Storage, collection: Collection
+) -> None:
+    collection.answers["PROPFIND"] = Answer(405)
+    storage.claim("image")
+    assert collection.objects == {"image.part": b""}
+
+
+@pytest.mark.parametrize("taken", ["image", "image.part", "image.json"])
+def test_a_name_that_is_taken_cannot_be_claimed(
+    storage: Storage, collection: Collection, taken: str
+) -> None:
+    collection.objects[taken] = b"older"
+    with pytest.raises(errors.InvalidRequest, match="/dir/%s exists.*choose another" % taken):
+        storage.claim("image")
+    assert collection.objects == {taken: b"older"}
+
+
+def test_renaming_never_overwrites(storage: Storage, collection: Collection) -> None:
+    collection.objects = {"image.part": b"new", "image": b"older"}
+    with pytest.raises(errors.InvalidRequest, match="/dir/image appeared meanwhile"):
+        storage.rename("image.part", "image")
+    assert collection.objects == {"image.part": b"new", "image": b"older"}
+
+
+ADVICE = [
+    (401, "the user name, password or token is wrong or missing"),
+    (403, "the account may not do this there"),
+    (405, "is WebDAV enabled there"),
+    (413, "the server limits the size of an upload"),
+    (418, "see the server's log"),
+    (423, "the object is locked"),
+    (500, "the server failed: see its log, and whether it has space"),
+    (501, "is WebDAV enabled there"),
+    (502, "a proxy could not reach the server"),
+    (503, "try again later"),
+    (504, "a proxy had no answer"),
+    (507, "the storage is full"),
+    (300, "redirects are not followed: name the storage's final URL"),
+    (301, "redirects are not followed"),
+    (302, "redirects are not followed"),
+    (304, "redirects are not followed"),
+    (307, "redirects are not followed"),
+    (308, "redirects are not followed"),
+]
+NOT_FOUND = [(404, "there is no such collection: create it, or correct the URL")]
+CONFLICT = [(409, "the parent collection does not exist: create it, or correct the URL")]
+
+
+def _operation(method: str, storage: Storage) -> None:
+    match method:
+        case "PROPFIND":
+            storage.check()
+        case "PUT":
+            storage.write("image", [b"data"], 4)
+        case "HEAD":
+            storage.size("image")
+        case "GET":
+            _read(storage, "image")
+        case "MOVE":
+            storage.rename("image.part", "image")
+        case "DELETE":
+            storage.remove("image")
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "status", "advice"),
+    [
+        (method, error, status, advice)
+        for method, error, more in (
+            ("PROPFIND", errors.StorageUnavailable, [*NOT_FOUND, (200, ""), (204, "")]),
+            ("PUT", errors.WriteFailed, NOT_FOUND + CONFLICT),
+            ("HEAD", errors.StorageUnavailable, [(204, ""), (206, "")]),
+            ("GET", errors.StorageUnavailable, [*NOT_FOUND, (204, ""), (206, "")]),
+            ("MOVE", errors.WriteFailed, [*NOT_FOUND, *CONFLICT, (207, "")]),
+            ("DELETE", errors.WriteFailed, [(207, "")]),
+        )
+        for status, advice in ADVICE + more
+        if (method, status) != ("PROPFIND", 405)  # which nginx answers, and can do the rest
+    ],
+)
+def test_a_refusal_is_told_with_the_advice(
+    storage: Storage,
+    collection: Collection,
+    method: str,
+    error: type[errors.SnapshotError],
+    status: int,
+    advice: str,
+) -> None:
+    collection.objects = {"image.part": b"data"}
+    collection.answers[method] = Answer(status, headers={"Location": "http://127.0.0.1:1/"})
+    with pytest.raises(error) as caught:
+        _operation(method, storage)
+    assert type(caught.value) is error
+    assert " answered %d to %s: " % (status, method) in str(caught.value)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "advice"), ADVICE + NOT_FOUND + CONFLICT)
+@pytest.mark.parametrize("method", ["PUT", "MOVE"])
+def test_a_storage_that_refuses_is_unavailable_before_anything_is_uploaded(
+    storage: Storage, collection: Collection, method: str, status: int, advice: str
+) -> None:
+    collection.answers[method] = Answer(status)
+    with pytest.raises(errors.StorageUnavailable, match=advice):
+        storage.claim("image")
+    assert collection.objects == {}
+
+
+def test_a_probe_whose_answer_was_lost_is_removed(serve: Serve, collection: Collection) -> None:
+    def lose_answer(request: Request) -> Answer:
+        answer = collection(request)
+        return Answer(None) if request.method == "PUT" else answer
+
+    with (
+        open_storage(Location.parse(serve(lose_answer).url + "/dir")) as storage,
+        pytest.raises(errors.StorageUnavailable, match="cannot be reached"),
+    ):
+        storage.claim("image")
+    assert collection.objects == {}
+
+
+def test_removing_what_does_not_exist_is_no_error(storage: Storage, collection: Collection) -> None:
+    collection.objects = {"kept": b""}
+    storage.remove("image")
+    assert collection.objects == {"kept": b""}
+
+
+def test_the_size_of_what_does_not_exist_is_none(storage: Storage, collection: Collection) -> None:
+    collection.objects = {"image": b"data"}
+    assert (storage.size("image"), storage.size("other")) == (4, None)
+
+
+@pytest.mark.parametrize("length", [None, "", "many", "-4", "4.5", "0x10", "9" * 5000])
+def test_a_size_that_the_server_does_not_tell_is_not_guessed(
+    storage: Storage, collection: Collection, length: str | None
+) -> None:
+    collection.answers["HEAD"] = collection.answers["GET"] = Answer(200, length=length)
+    with pytest.raises(errors.StorageUnavailable, match=r"does not tell the size of .*/dir/image"):
+        storage.size("image")
+
+
+def test_a_size_that_head_does_not_tell_is_asked_for_with_get(
+    storage: Storage, collection: Collection
+) -> None:
+    # as Apache does for an empty object
+    collection.objects = {"image": b""}
+    collection.answers["HEAD"] = Answer(200, length=None)
+    assert storage.size("image") == 0
+
+
+def test_a_redirect_is_not_followed_and_the_credentials_go_nowhere_else(serve: Serve) -> None:
+    elsewhere = serve(lambda request: Answer(207))
+    server = serve(
+        lambda request: Answer(307, headers={"Location": elsewhere.url + request.target})
+    )
+    location = Location.parse(server.url + "/dir")
+    with open_storage(location, Credentials(token="t0ken")) as storage:
+        for method in ("PROPFIND", "PUT", "HEAD", "GET", "MOVE", "DELETE"):
+            with pytest.raises(errors.SnapshotError, match="redirects are not followed"):
+                _operation(method, storage)
+    assert [request.method for request in server.requests] == [
+        "PROPFIND", "PUT", "HEAD", "GET", "MOVE", "DELETE",
+    ]  # fmt: skip
+    assert elsewhere.requests == []
+
+
+@pytest.fixture
+def refusing_url() -> Iterator[str]:
+    """A URL of a port that is taken, but on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield "http://127.0.0.1:%d/dir" % taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("method", ["PROPFIND", "HEAD", "GET", "MOVE", "DELETE"])
+def test_a_server_that_is_away_is_named(refusing_url: str, method: str) -> None:
+    with (
+        open_storage(Location.parse(refusing_url)) as storage,
+        pytest.raises(errors.StorageUnavailable, match=r"cannot be reached: .*refused") as hit,
+    ):
+        _operation(method, storage)
+    assert str(hit.value).startswith(refusing_url)
+
+
+def test_an_upload_to_a_server_that_is_away_failed(refusing_url: str) -> None:
+    with (
+        open_storage(Location.parse(refusing_url)) as storage,
+        pytest.raises(errors.WriteFailed, match=r"broke off: .*cannot be reached"),
+    ):
+        storage.write("image.part", [b"data"], 4)
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "host..example"])
+def test_a_host_that_cannot_be_is_unavailable(host: str) -> None:
+    with (
+        open_storage(Location.parse("http://%s/dir" % host)) as storage,
+        pytest.raises(errors.StorageUnavailable, match="cannot be reached"),
+    ):
+        storage.check()
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("PROPFIND", errors.StorageUnavailable),
+        ("PUT", errors.WriteFailed),
+        ("HEAD", errors.StorageUnavailable),
+        ("GET", errors.StorageUnavailable),
+        ("MOVE", errors.StorageUnavailable),
+        ("DELETE", errors.StorageUnavailable),
+    ],
+)
+def test_a_connection_that_is_closed_without_an_answer_is_told(
+    storage: Storage, collection: Collection, method: str, error: type[errors.SnapshotError]
+) -> None:
+    collection.answers[method] = Answer(None)
+    with pytest.raises(error, match="cannot be reached"):
+        _operation(method, storage)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b"some da", length=9),
+        Answer(200, b"", length=9),
+        Answer(200, b"nonsense", {"Content-Encoding": "gzip"}),
+        Answer(200, b"9\r\nsome", {"Transfer-Encoding": "chunked"}, length=None),
+    ],
+)
+def test_a_download_that_breaks_off_is_not_taken_for_the_whole(
+    storage: Storage, collection: Collection, answer: Answer
+) -> None:
+    collection.answers["GET"] = answer
+    with pytest.raises(errors.StorageUnavailable, match=r"reading .*/dir/image broke off"):
+        _read(storage, "image")
+
+
+def test_the_source_s_failure_passes_through_an_upload(storage: Storage) -> None:
+    class SourceFailed(errors.SnapshotError):
+        pass
+
+    def chunks() -> Iterator[bytes]:
+        yield b"some"
+        raise SourceFailed("at offset 4")
+
+    with pytest.raises(SourceFailed, match="at offset 4"):
+        storage.write("image.part", chunks(), 9)
+
+
+@pytest.mark.parametrize(
+    ("credentials", "expected"),
+    [
+        (None, None),
+        (Credentials("anna", "s3cret"), "Basic " + base64.b64encode(b"anna:s3cret").decode()),
+        (
+            Credentials("bär", "pä:ss€"),
+            "Basic " + base64.b64encode("bär:pä:ss€".encode()).decode(),
+        ),
+        (Credentials(token="t0ken"), "Bearer t0ken"),
+    ],
+)
+@pytest.mark.parametrize("method", ["PROPFIND", "PUT", "HEAD", "GET", "MOVE", "DELETE"])
+def test_every_request_carries_the_credentials(
+    server: AnsweringServer,
+    collection: Collection,
+    credentials: Credentials | None,
+    expected: str | None,
+    method: str,
+) -> None:
+    collection.objects = {"image": b"data", "image.part": b"data"}
+    if method == "MOVE":
+        del collection.objects["image"]
+    with open_storage(Location.parse(server.url + "/dir"), credentials) as storage:
+        _operation(method, storage)
+    assert [request.headers.get("Authorization") for request in server.requests] == [expected]
+
+
+def test_no_error_holds_the_credentials(serve: Serve, refusing_url: str) -> None:
+    server = serve(lambda request: Answer(401))
+    for url in (server.url, refusing_url):
+        with open_storage(Location.parse(url), Credentials("anna", "s3cret")) as storage:
+            for method in ("PROPFIND", "PUT", "HEAD", "GET", "MOVE", "DELETE"):
+                with pytest.raises(errors.SnapshotError) as caught:
+                    _operation(method, storage)
+                assert "s3cret" not in str(caught.value)
+
+
+def test_netrc_is_not_used(
+    server: AnsweringServer,
+    storage: Storage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login anna password s3cret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    storage.check()
+    assert "Authorization" not in server.requests[0].headers
+
+
+def test_proxies_of_the_environment_are_not_used(
+    serve: Serve, server: AnsweringServer, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = serve(lambda request: Answer(502))
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    storage.check()
+    assert len(server.requests) == 1
+    assert proxy.requests == []
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> certificates.Certificates:
+    return certificates.issue(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def tls_url(issued: certificates.Certificates, collection: Collection) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.cert, issued.key)
+    with AnsweringServer(collection, context) as server:
+        yield server.url + "/dir"
+
+
+def test_a_server_is_trusted_by_its_authority(
+    tls_url: str, issued: certificates.Certificates
+) -> None:
+    with open_storage(Location.parse(tls_url), None, Trust(str(issued.cacert))) as storage:
+        storage.claim("image")
+        assert storage.size("image.part") == 0
+
+
+def test_verification_can_be_turned_off_and_that_is_logged(
+    tls_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_storage(Location.parse(tls_url), None, Trust(insecure=True)) as storage:
+        storage.claim("image")
+        assert storage.size("image.part") == 0
+    assert caplog.messages == ["The server's certificate is not verified, as was asked for"]
+
+
+def test_an_unknown_authority_is_not_trusted_whatever_the_environment_says(
+    tls_url: str, issued: certificates.Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(issued.cacert))
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(issued.cacert))
+    with (
+        open_storage(Location.parse(tls_url)) as storage,
+        pytest.raises(errors.StorageUnavailable, match=r"certificate is not trusted.*CA file"),
+    ):
+        storage.check()
+
+
+def test_a_ca_file_without_a_certificate_is_told(tls_url: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    with (
+        open_storage(Location.parse(tls_url), None, Trust(str(empty))) as storage,
+        pytest.raises(errors.StorageUnavailable, match=r"certificate|cannot be reached"),
+    ):
+        storage.check()

@@ -1,0 +1,82 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Install what the demo and the tests need, on a Debian 12 machine, as root:
+# distribution packages by bindep, and the virtual environments .venv and .venv-glance.
+# What is there already is not done again.
+#
+# Usage: tools/setup.sh [glance]
+
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTEND=noninteractive
+
+function say {
+    echo "setup: $*" >&2
+}
+
+function install_packages {
+    say "installing the distribution packages $*"
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# make_venv DIRECTORY: an empty virtual environment
+function make_venv {
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        install_packages python3-venv
+    fi
+    say "making the virtual environment $1"
+    python3 -m venv "$1"
+}
+
+# is_newer STAMP FILE...: whether a FILE was changed after the STAMP was made
+function is_newer {
+    local stamp=$1 file
+    shift
+    [[ -e $stamp ]] || return 0
+    for file; do
+        [[ $file -nt $stamp ]] && return 0
+    done
+    return 1
+}
+
+function set_up_packages {
+    local missing
+    is_newer .venv/.packages bindep.txt || return 0
+    [[ -x .venv/bin/bindep ]] || .venv/bin/pip install -q bindep
+    missing=$(.venv/bin/bindep --brief test || true)
+    if [[ -n $missing ]]; then
+        # shellcheck disable=SC2086
+        install_packages $missing
+    fi
+    touch .venv/.packages
+}
+
+function set_up_project {
+    is_newer .venv/.project setup.cfg setup.py pyproject.toml requirements.txt || return 0
+    say "installing the project and the agent into .venv (about a minute)"
+    .venv/bin/pip install -q -e '.[agent,conductor,test]'
+    touch .venv/.project
+}
+
+function set_up_glance {
+    local requirements=tests/lab/glance-requirements.txt
+    is_newer .venv-glance/.project $requirements || return 0
+    [[ -d .venv-glance ]] || make_venv .venv-glance
+    say "installing Glance into .venv-glance (about a minute)"
+    .venv-glance/bin/pip install -q -r $requirements
+    touch .venv-glance/.project
+}
+
+if [[ $EUID -ne 0 ]]; then
+    say "loop devices, mounts and namespaces need root: run this as root"
+    exit 1
+fi
+[[ -x .venv/bin/pip ]] || make_venv .venv
+set_up_packages
+set_up_project
+if [[ ${1:-} == glance ]]; then
+    set_up_glance
+fi
