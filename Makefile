@@ -14,8 +14,8 @@ demo: setup                 ## take a snapshot of a disk image, through a real a
 test: setup-test lint docs  ## everything that can be checked here
 	$(BIN)/python -m pytest -q
 
-bench: setup                ## measure the writers against each other; takes a while
-	$(BIN)/python -m bench.compare
+bench: setup                ## measure the writers against each other; takes an hour or two
+	$(BIN)/python -m bench.compare --json .cache/bench.json
 
 unit: setup                 ## the tests that need no servers
 	$(BIN)/python -m pytest -q tests/unit
@@ -34,4 +34,4 @@ setup:
 	tools/setup.sh
 
 setup-test:
-	tools/setup.sh glance
+	tools/setup.sh glance ironic

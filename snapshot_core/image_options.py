@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 FORMATS = ("qcow2", "raw")
 COMPRESSIONS = ("auto", "zstd", "zlib", "none")
+# what becomes of sectors that cannot be read: the snapshot fails, or they are zeros in the image
+BAD_SECTORS = ("fail", "zero")
 
 
 @dataclass(frozen=True)

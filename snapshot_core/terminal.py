@@ -17,7 +17,7 @@ from oslo_log import log
 from tqdm import tqdm
 
 from snapshot_core import errors
-from snapshot_core.image_options import COMPRESSIONS, FORMATS
+from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
 
@@ -119,6 +119,10 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--format", choices=FORMATS, default="qcow2", dest="image_format")
     parser.add_argument("--compression", choices=COMPRESSIONS, default="auto")
+    parser.add_argument(
+        "--bad-sectors", choices=BAD_SECTORS, default="fail",
+        help="zero: go on past sectors that cannot be read, and say which they were",
+    )  # fmt: skip
 
 
 def image_text(name: str, result: dict[str, Any]) -> str:

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Install what the demo and the tests need, on a Debian 12 machine, as root:
-# distribution packages by bindep, and the virtual environments .venv and .venv-glance.
-# What is there already is not done again.
+# distribution packages by bindep, and the virtual environment .venv; for the tests with
+# servers also .venv-glance and .venv-ironic. What is there already is not done again.
 #
-# Usage: tools/setup.sh [glance]
+# Usage: tools/setup.sh [glance] [ironic]
 
 set -euo pipefail
 
@@ -54,6 +54,20 @@ function set_up_packages {
     touch .venv/.packages
 }
 
+# Unpacked and not installed: its package would start a server on port 80. The libraries that it
+# needs are those of the base system, openssl and apache2-bin.
+function set_up_nginx {
+    local where=.cache/nginx
+    [[ ! -x $where/usr/sbin/nginx ]] || return 0
+    say "unpacking nginx into $where"
+    rm -rf $where
+    mkdir -p $where
+    apt-get update -qq
+    (cd $where && apt-get download -qq -o APT::Sandbox::User=root nginx)
+    dpkg -x $where/nginx_*.deb $where
+    rm $where/nginx_*.deb
+}
+
 function set_up_project {
     is_newer .venv/.project setup.cfg setup.py pyproject.toml requirements.txt || return 0
     say "installing the project and the agent into .venv (about a minute)"
@@ -70,13 +84,32 @@ function set_up_glance {
     touch .venv-glance/.project
 }
 
+# As on a conductor: the project, and not the agent, beside Ironic.
+function set_up_ironic {
+    local requirements=tests/lab/ironic-requirements.txt
+    is_newer .venv-ironic/.project $requirements setup.cfg setup.py pyproject.toml \
+        requirements.txt || return 0
+    [[ -d .venv-ironic ]] || make_venv .venv-ironic
+    say "installing Ironic and its client into .venv-ironic (about a minute)"
+    .venv-ironic/bin/pip install -q -r $requirements -e '.[conductor]'
+    touch .venv-ironic/.project
+}
+
 if [[ $EUID -ne 0 ]]; then
     say "loop devices, mounts and namespaces need root: run this as root"
     exit 1
 fi
 [[ -x .venv/bin/pip ]] || make_venv .venv
 set_up_packages
+set_up_nginx
 set_up_project
-if [[ ${1:-} == glance ]]; then
-    set_up_glance
-fi
+for server; do
+    case $server in
+        glance) set_up_glance ;;
+        ironic) set_up_ironic ;;
+        *)
+            say "there is no $server to set up: glance, ironic"
+            exit 1
+            ;;
+    esac
+done

@@ -26,6 +26,14 @@ class Storage(ABC):
     def describe(self, name: str) -> str:
         """Return where the object ``name`` is, for messages."""
 
+    def part(self, name: str) -> str:
+        """Return the name under which the image ``name`` is to be written, once it is claimed.
+
+        It is the final one where the storage cannot rename. Then an image is not whole for as
+        long as there is an object of its part name beside it.
+        """
+        return part_name(name)
+
     def local_path(self, name: str) -> Path | None:
         """Return the path under which programs can write the object, if there is one."""
         return None
@@ -44,6 +52,17 @@ class Storage(ABC):
     @abstractmethod
     def size(self, name: str) -> int | None:
         """Ask the storage how many bytes the object ``name`` holds; None if there is none."""
+
+    def exists(self, name: str) -> bool:
+        """Ask the storage whether there is an object ``name``."""
+        return self.size(name) is not None
+
+    @abstractmethod
+    def make_collection(self, name: str) -> None:
+        """Make a collection inside of this one, if it is not there yet.
+
+        :raises: StorageUnavailable
+        """
 
     @abstractmethod
     def write(self, name: str, chunks: Iterable[bytes], length: int | None) -> None:
@@ -68,7 +87,7 @@ class Storage(ABC):
         """
         self.check()
         for taken in (name, manifest_name(name)):
-            if self.size(taken) is not None:
+            if self.exists(taken):
                 raise errors.InvalidRequest(
                     "%s exists and is not overwritten: choose another name, or remove it"
                     % self.describe(taken)
@@ -80,18 +99,37 @@ class Storage(ABC):
 
         :raises: StorageMismatch, InvalidRequest, StorageUnavailable, WriteFailed
         """
-        part = part_name(name)
+        part = self.part(name)
         self._confirm(part, expected)
-        self.rename(part, name)
-        try:
-            self._confirm(name, expected)
-        except BaseException:
-            self.discard(name)
-            raise
+        if part == name:
+            self.remove(part_name(name))
+        else:
+            self.rename(part, name)
+            try:
+                self._confirm(name, expected)
+            except BaseException:
+                self.discard(name)
+                raise
         LOG.info(
             "Stored %(where)s: %(bytes)d bytes",
             {"where": self.describe(name), "bytes": expected},
         )
+
+    def write_manifest(self, name: str, manifest: bytes) -> None:
+        """Write the ``manifest`` beside the image ``name``, after it was published.
+
+        :raises: InvalidRequest, StorageUnavailable, WriteFailed
+        """
+        target = manifest_name(name)
+        if self.part(name) == name:
+            self.write(target, [manifest], len(manifest))
+        else:
+            self.write(part_name(name), [manifest], len(manifest))
+            self.rename(part_name(name), target)
+
+    def abandon(self, name: str) -> None:
+        """Remove what there is of the image ``name`` after it was claimed; never raise."""
+        self.discard(*{self.part(name), part_name(name)})
 
     def discard(self, *names: str) -> None:
         """Remove objects that are not wanted any more; never raise, but log what remains.

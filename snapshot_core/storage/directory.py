@@ -56,6 +56,15 @@ class DirectoryStorage(Storage):
         except OSError as exc:
             raise errors.StorageUnavailable("%s: %s" % (self.describe(name), exc)) from exc
 
+    def make_collection(self, name: str) -> None:
+        """See :meth:`.Storage.make_collection`."""
+        try:
+            self.local_path(name).mkdir(mode=0o700, exist_ok=True)
+        except OSError as exc:
+            raise errors.StorageUnavailable(
+                "%s cannot be made: %s" % (self.describe(name), os.strerror(exc.errno or 0))
+            ) from exc
+
     def write(self, name: str, chunks: Iterable[bytes], length: int | None) -> None:
         """See :meth:`.Storage.write`."""
         try:

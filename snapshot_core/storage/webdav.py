@@ -2,20 +2,23 @@
 """A WebDAV collection as the intermediate storage, spoken to directly."""
 
 import contextlib
+import itertools
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 from urllib import parse
 
 import requests
-import urllib3
 from oslo_log import log
 
 from snapshot_core import errors
 from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.location import Location
+from snapshot_core.storage import parts, patience
 from snapshot_core.storage.base import Storage
+from snapshot_core.storage.exchange import Body, exchange, open_session
+from snapshot_core.storage.refusals import refusal, succeeded
 
 LOG = log.getLogger(__name__)
 
@@ -24,21 +27,10 @@ CHUNK = 1024 * 1024
 # the end, when it syncs what it has taken.
 _TIMEOUT_S = (15, 300)
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_ADVICE = {
-    401: "the user name, password or token is wrong or missing",
-    403: "the account may not do this there",
-    404: "there is no such collection: create it, or correct the URL",
-    405: "the server does not allow this: is WebDAV enabled there?",
-    409: "the parent collection does not exist: create it, or correct the URL",
-    413: "the server limits the size of an upload: raise its limit",
-    423: "the object is locked",
-    500: "the server failed: see its log, and whether it has space",
-    501: "the server does not know this method: is WebDAV enabled there?",
-    502: "a proxy could not reach the server",
-    503: "the server is overloaded or being maintained: try again later",
-    504: "a proxy had no answer from the server in time",
-    507: "the storage is full",
-}
+# What a claimed object holds; a range written over its end shows whether the server takes ranges.
+_CLAIM = b"claimed by ipa-snapshot"
+_RANGE = b"ipa-snapshot, in ranges"
+_RANGE_START = 11
 
 
 class WebdavStorage(Storage):
@@ -50,13 +42,9 @@ class WebdavStorage(Storage):
 
     def __init__(self, location: Location, credentials: Credentials | None, trust: Trust) -> None:
         self._location = location
-        self._session = requests.Session()
-        self._session.trust_env = False
-        # A size that a server reports must be that of the bytes, not of their compressed form.
-        self._session.headers["Accept-Encoding"] = "identity"
-        trust.apply(self._session)
-        if credentials is not None:
-            credentials.apply(self._session)
+        self._moves = True
+        self._session = open_session(credentials, trust)
+        self._claimed: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -68,43 +56,80 @@ class WebdavStorage(Storage):
         """See :meth:`.Storage.describe`."""
         return "%s/%s" % (self._location, parse.quote(name))
 
+    def part(self, name: str) -> str:
+        """See :meth:`.Storage.part`."""
+        return super().part(name) if self._moves else name
+
     def check(self) -> None:
         """See :meth:`.Storage.check`."""
+        patience.wait_if_asked_to()(self._check)
+
+    def _check(self) -> None:
         with self._request("PROPFIND", "", headers={"Depth": "0"}) as answer:
-            # 405: nginx 1.22 has PUT, MOVE and DELETE, but not this; what it has shows at once
-            if answer.status_code not in (207, 405):
-                raise _refusal(str(self._location), answer)
+            # 405: nginx 1.22 has PUT, MOVE and DELETE, but not this; what it has shows at once.
+            # 501: so do servers that know no WebDAV at all.
+            if answer.status_code not in (207, 405, 501):
+                raise refusal(str(self._location), answer)
 
     def create(self, name: str) -> None:
         """See :meth:`.Storage.create`."""
+        try:
+            if self._moves:
+                self._create_by_move(name)
+            else:
+                self._create_in_place(name)
+        except _Taken as exc:
+            raise errors.InvalidRequest(
+                "%s exists: it is being written now, or was left by a snapshot that was cut "
+                "short; choose another image name, or remove it" % self.describe(name)
+            ) from exc
+        except errors.WriteFailed as exc:
+            raise errors.StorageUnavailable(str(exc)) from exc
+        self._claimed.add(name)
+
+    def _create_by_move(self, name: str) -> None:
         # Made under another name and moved: that proves, before hours of upload and not after
         # them, that the server moves, and it never overwrites, also where two come at once.
         probe = "ipa-snapshot-%s" % uuid.uuid4().hex
         try:
-            with self._request("PUT", probe, data=b"") as answer:
-                if not _succeeded(answer):
-                    raise _refusal(self.describe(probe), answer)
+            self._put(probe, _CLAIM)
             self.rename(probe, name)
-        except BaseException as exc:
+        except _CannotMove as exc:
             self.discard(probe)
-            if isinstance(exc, errors.InvalidRequest):
-                raise errors.InvalidRequest(
-                    "%s exists: it is being written now, or was left by a snapshot that was cut "
-                    "short; choose another image name, or remove it" % self.describe(name)
-                ) from exc
-            if isinstance(exc, errors.WriteFailed):
-                raise errors.StorageUnavailable(str(exc)) from exc
+            LOG.warning(
+                "%(reason)s. Images get their final names at once: one is whole only when the "
+                "object with '.part' beside it is gone",
+                {"reason": exc},
+            )
+            self._moves = False
+            self._create_in_place(name)
+        except BaseException:
+            self.discard(probe)
             raise
+
+    def _create_in_place(self, name: str) -> None:
+        # The header makes it one step where the server honours it; nginx 1.22 does not.
+        if self.exists(name):
+            raise _Taken(self.describe(name))
+        headers = {"If-None-Match": "*"}
+        with self._request("PUT", name, data=_CLAIM, headers=headers) as answer:
+            if answer.status_code == 412:
+                raise _Taken(self.describe(name))
+            if not succeeded(answer):
+                raise refusal(self.describe(name), answer)
 
     def size(self, name: str) -> int | None:
         """See :meth:`.Storage.size`."""
+        return patience.wait_if_asked_to()(self._size, name)
+
+    def _size(self, name: str) -> int | None:
         # Apache 2.4 leaves the length of an empty object out of its answer to HEAD, not to GET.
         for method in ("HEAD", "GET"):
             with self._request(method, name) as answer:
                 if answer.status_code == 404:
                     return None
                 if answer.status_code != 200:
-                    raise _refusal(self.describe(name), answer)
+                    raise refusal(self.describe(name), answer)
                 length = answer.headers.get("Content-Length", "")
             if _LENGTH.fullmatch(length):
                 return int(length)
@@ -112,24 +137,90 @@ class WebdavStorage(Storage):
             "%s does not tell the size of %s" % (self._location, self.describe(name))
         )
 
+    def exists(self, name: str) -> bool:
+        """See :meth:`.Storage.exists`."""
+        return patience.wait_if_asked_to()(self._exists, name)
+
+    def _exists(self, name: str) -> bool:
+        # Not by the size: of an empty object Apache tells that only to who may read it.
+        with self._request("HEAD", name) as answer:
+            if answer.status_code not in (200, 404):
+                raise refusal(self.describe(name), answer)
+            return answer.status_code == 200
+
+    def make_collection(self, name: str) -> None:
+        """See :meth:`.Storage.make_collection`."""
+        # With a slash at the end: without it nginx 1.22 answers 409.
+        with self._request("MKCOL", name + "/") as answer:
+            # 405: it is there; or may not be made, which shows as soon as it is used
+            if answer.status_code != 405 and not succeeded(answer):
+                raise refusal(self.describe(name), answer)
+
     def write(self, name: str, chunks: Iterable[bytes], length: int | None) -> None:
-        """See :meth:`.Storage.write`."""
+        """See :meth:`.Storage.write`.
+
+        What is larger than a part is written in parts where the server takes them, so that an
+        outage costs one part and not all. At most one part is held in memory.
+        """
         try:
-            # without a length requests sends each chunk as one of the transfer encoding's
-            body = iter(chunks) if length is None else _Body(chunks, length)
-            with self._request("PUT", name, data=body) as answer:
-                if _succeeded(answer):
-                    return
-                raise errors.WriteFailed(str(_refusal(self.describe(name), answer)))
+            self._write(name, iter(chunks), length)
         except errors.StorageUnavailable as exc:
             raise errors.WriteFailed("writing to the storage broke off: %s" % exc) from exc
+
+    def _write(self, name: str, chunks: Iterator[bytes], length: int | None) -> None:
+        if length is None:
+            head = parts.gather(chunks)
+            if (size := sum(map(len, head))) < parts.PART:
+                length = size
+            chunks = itertools.chain(parts.consume(head), chunks)
+        if (length is None or length > parts.PART) and self._takes_ranges(name):
+            for part in parts.split(chunks, length):
+                patience.outlive_outages()(self._put_part, name, part)
+                part.drop()
+        else:
+            # without a length requests sends each chunk as one of the transfer encoding's
+            self._put(name, chunks if length is None else Body(chunks, length))
+
+    def _takes_ranges(self, name: str) -> bool:
+        """Show by the content of the claimed object whether the server writes ranges into it.
+
+        Its status would not do: a server that does not know ``Content-Range`` may answer 204 to
+        it and replace the object (RFC 9110, 14.5).
+        """
+        if name not in self._claimed:
+            return False
+        try:
+            self._put(name, _RANGE, _range(_RANGE_START, len(_RANGE)))
+            with self.read(name) as chunks:
+                found = b"".join(itertools.islice(chunks, 1))
+        except (errors.StorageUnavailable, errors.WriteFailed) as exc:
+            LOG.debug("No ranges: %(reason)s", {"reason": exc})
+            return False
+        return found == _CLAIM[:_RANGE_START] + _RANGE
+
+    def _put_part(self, name: str, part: parts.Part) -> None:
+        # Apache 2.4 fills what it does not have with zeros: after an outage the object may be
+        # another, or shorter. A part that was sent before may be there, in part or whole.
+        if part.start:
+            found = self._size(name)
+            if found is None or not part.start <= found <= part.end:
+                raise errors.StorageMismatch(
+                    self.describe(name), "%d bytes so far" % part.start,
+                    None if found is None else "%d bytes" % found,
+                )  # fmt: skip
+        self._put(name, part, _range(part.start, len(part)))
+
+    def _put(self, name: str, body: Any, headers: Mapping[str, str] | None = None) -> None:
+        with self._request("PUT", name, data=body, headers=headers) as answer:
+            if not succeeded(answer):
+                raise refusal(self.describe(name), answer)
 
     @contextlib.contextmanager
     def read(self, name: str) -> Iterator[Iterator[bytes]]:
         """See :meth:`.Storage.read`."""
         with self._request("GET", name) as answer:
             if answer.status_code != 200:
-                raise _refusal(self.describe(name), answer)
+                raise refusal(self.describe(name), answer)
             yield self._chunks(name, answer)
 
     def _chunks(self, name: str, answer: requests.Response) -> Iterator[bytes]:
@@ -146,67 +237,41 @@ class WebdavStorage(Storage):
         headers = {"Destination": self.describe(new_name), "Overwrite": "F"}
         with self._request("MOVE", name, headers=headers) as answer:
             if answer.status_code == 412:
-                raise errors.InvalidRequest(
+                raise _Taken(
                     "%s appeared meanwhile and is not overwritten" % self.describe(new_name)
                 )
-            if not _succeeded(answer):
-                raise errors.WriteFailed(str(_refusal(self.describe(new_name), answer)))
+            if not succeeded(answer):
+                error = _CannotMove if answer.status_code in (405, 501) else errors.WriteFailed
+                raise error(str(refusal(self.describe(new_name), answer)))
 
     def remove(self, name: str) -> None:
         """See :meth:`.Storage.remove`."""
         with self._request("DELETE", name) as answer:
-            if answer.status_code != 404 and not _succeeded(answer):
-                raise errors.WriteFailed(str(_refusal(self.describe(name), answer)))
+            if answer.status_code != 404 and not succeeded(answer):
+                raise errors.WriteFailed(str(refusal(self.describe(name), answer)))
 
-    @contextlib.contextmanager
-    def _request(self, method: str, name: str, **options: Any) -> Iterator[requests.Response]:
-        # What a server sends with an answer is not read, save where the caller reads it (GET):
-        # a hostile one could send it for ever.
-        url = self.describe(name)
-        try:
-            answer = self._session.request(
-                method, url, timeout=_TIMEOUT_S, allow_redirects=False, stream=True, **options
-            )
-        except requests.exceptions.SSLError as exc:
-            raise errors.StorageUnavailable(
-                "%s: the server's certificate is not trusted (%s): pass its authority as the CA "
-                "file" % (url, exc)
-            ) from exc
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-            raise errors.StorageUnavailable("%s cannot be reached: %s" % (url, exc)) from exc
-        LOG.debug(
-            "%(method)s %(url)s: %(status)d",
-            {"method": method, "url": url, "status": answer.status_code},
-        )
-        with answer:
-            yield answer
+    def _request(
+        self, method: str, name: str, **options: Any
+    ) -> contextlib.AbstractContextManager[requests.Response]:
+        return exchange(self._session, method, self.describe(name), _TIMEOUT_S, **options)
 
 
-class _Body:
-    """An iterable with a length: requests sends that as Content-Length instead of chunks."""
+class _Taken(errors.InvalidRequest):
+    """There is an object of that name already."""
 
-    def __init__(self, chunks: Iterable[bytes], length: int) -> None:
-        self._chunks = chunks
-        self._length = length
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._chunks)
-
-    def __len__(self) -> int:
-        return self._length
+    @property
+    def word(self) -> str:
+        return errors.InvalidRequest.__name__
 
 
-def _succeeded(answer: requests.Response) -> bool:
-    # requests' own `ok` holds for redirects too; 207 has the failures of single members
-    return 200 <= answer.status_code < 300 and answer.status_code != 207
+class _CannotMove(errors.WriteFailed):
+    """The server does not know how to rename."""
+
+    @property
+    def word(self) -> str:
+        return errors.WriteFailed.__name__
 
 
-def _refusal(where: str, answer: requests.Response) -> errors.StorageUnavailable:
-    status = answer.status_code
-    if 300 <= status < 400:
-        advice = "redirects are not followed: name the storage's final URL"
-    else:
-        advice = _ADVICE.get(status, "see the server's log")
-    return errors.StorageUnavailable(
-        "%s answered %d to %s: %s" % (where, status, answer.request.method, advice)
-    )
+def _range(start: int, length: int) -> dict[str, str]:
+    # RFC 9110, 14.4; the whole size is not known
+    return {"Content-Range": "bytes %d-%d/*" % (start, start + length - 1)}

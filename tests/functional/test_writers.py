@@ -14,8 +14,18 @@ import psutil
 import pytest
 
 from tests.functional import commands
-from tests.functional.conftest import Dav, identical, same_files
+from tests.functional.conftest import PASSWORD, USERNAME, Dav, identical, same_files
 from tests.lab import disks
+from tests.lab.nginx import Nginx
+
+
+@pytest.fixture(params=["all of WebDAV", "no MOVE"])
+def nginx(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Dav]:
+    """A real nginx with TLS and Basic authentication; its module, or what is least of it."""
+    methods = {"all of WebDAV": "PUT DELETE MKCOL COPY MOVE", "no MOVE": "PUT DELETE"}
+    store = tmp_path / "nginx"
+    with Nginx(store, USERNAME, PASSWORD, methods=methods[request.param]) as server:
+        yield Dav(server.url, store, server.cacert)
 
 
 def stream(dav: Dav, auth_file: pathlib.Path, name: str, loop: str, *more: object) -> list[object]:
@@ -50,6 +60,46 @@ def test_a_webdav_server_holds_the_disk(
     assert dav.names() == ["image", "image.json"]
     assert json.loads((dav.directory / "image.json").read_bytes()) == result
     assert identical(small_disk.path, dav.directory / "image", disk_format)
+
+
+@pytest.mark.parametrize("writer", ["dd", "stream"])
+def test_an_nginx_holds_the_disk(
+    nginx: Dav, auth_file: pathlib.Path, small_disk: disks.Disk, small_loop: str, writer: str
+) -> None:
+    outcome = commands.run(
+        "ipa-snapshot", *stream(nginx, auth_file, "image", small_loop, "--writer", writer, "--json")
+    )
+    assert outcome.code == 0, outcome.err
+    image = nginx.directory / "image"
+    assert nginx.names() == ["image", "image.json"]
+    assert json.loads((nginx.directory / "image.json").read_bytes()) == outcome.json
+    digest = hashlib.sha512(image.read_bytes()).hexdigest()
+    assert outcome.json["checksum"]["value"] == digest
+    if writer == "dd":
+        assert identical(small_disk.path, image, "raw")
+    else:
+        subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", image], check=True)
+
+
+def test_a_size_that_nginx_does_not_take_is_told_and_nothing_stays(
+    auth_file: pathlib.Path, small_loop: str, tmp_path: pathlib.Path
+) -> None:
+    with Nginx(tmp_path / "nginx", USERNAME, PASSWORD, largest="1m") as server:
+        dav = Dav(server.url, tmp_path / "nginx", server.cacert)
+        outcome = commands.run("ipa-snapshot", *stream(dav, auth_file, "image", small_loop))
+        assert outcome.code == 1
+        assert "answered 413 to PUT: the server limits the size of an upload" in outcome.error
+        assert dav.names() == []
+
+
+def test_a_wrong_password_is_told_by_nginx_too(
+    auth_file: pathlib.Path, small_loop: str, tmp_path: pathlib.Path
+) -> None:
+    with Nginx(tmp_path / "nginx", USERNAME, "another") as server:
+        dav = Dav(server.url, tmp_path / "nginx", server.cacert)
+        outcome = commands.run("ipa-snapshot", *stream(dav, auth_file, "image", small_loop))
+    assert outcome.code == 1
+    assert "answered 401 to" in outcome.error
 
 
 def test_a_webdav_server_holds_what_the_file_systems_use(

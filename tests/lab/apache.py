@@ -8,6 +8,9 @@ import subprocess
 
 from tests.lab import certificates, processes, services
 
+# What the documentation shows, for an account that can write but neither read nor list.
+WRITE_ONLY = pathlib.Path(__file__).parents[2] / "docs/examples/write-only-apache.conf"
+
 # fmt: off
 _MODULES = (
     "mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic",
@@ -43,6 +46,8 @@ Alias /snapshots {document_root}
 class Apache(services.Service):
     """Serve ``directory`` (kept) as ``url`` while the context lasts.
 
+    :param machine_password: that of a further account, ``machine``, which can write but neither
+        read nor list; then ``username`` must be ``conductor``.
     :param tls: serve https with a certificate of our own authority, ``cacert``.
     :param extra_config: lines for the <Directory> block, to provoke faults.
     :param server_config: lines for the server itself, such as ``RequestReadTimeout``.
@@ -54,6 +59,7 @@ class Apache(services.Service):
         username: str | None = "snapshot",
         password: str | None = "secret",
         *,
+        machine_password: str | None = None,
         tls: bool = True,
         extra_config: str = "",
         server_config: str = "",
@@ -63,7 +69,10 @@ class Apache(services.Service):
         super().__init__("apache", f"{scheme}://127.0.0.1:{self.port}/snapshots")
         self.document_root = pathlib.Path(directory)
         self.cacert: pathlib.Path | None = None
-        self._user = (username, password) if username is not None else None
+        self._users = {username: password} if username is not None else {}
+        self._write_only = machine_password is not None
+        if self._write_only:
+            self._users["machine"] = machine_password
         self._tls = tls
         self._extra_config = extra_config
         self._server_config = server_config
@@ -100,23 +109,23 @@ class Apache(services.Service):
         return processes.Server("Apache", command, self.log)
 
     def _write_users(self) -> None:
-        if self._user is None:
-            return
-        name, password = self._user
-        subprocess.run(
-            ["htpasswd", "-ic", str(self.state / "users"), name],
-            input=str(password).encode(),
-            check=True,
-            capture_output=True,
-        )
+        users = self.state / "users"
+        users.touch()
+        for name, password in self._users.items():
+            subprocess.run(
+                ["htpasswd", "-i", str(users), name],
+                input=str(password).encode(),
+                check=True,
+                capture_output=True,
+            )
 
     def _config(self, certs: certificates.Certificates) -> str:
         where = "/usr/lib/apache2/modules"
         auth = "Require all granted"
-        if self._user:
+        if self._users:
             users = self.state / "users"
             auth = f"AuthType Basic\n  AuthName snapshots\n  AuthUserFile {users}\n"
-            auth += "  Require valid-user"
+            auth += f"  Include {WRITE_ONLY}" if self._write_only else "  Require valid-user"
         tls = ""
         if self._tls:
             tls = f"SSLEngine on\nSSLCertificateFile {certs.cert}\n"

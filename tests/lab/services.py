@@ -65,6 +65,11 @@ class Service(abc.ABC):
         if self._server is not None:
             self._server.kill()
 
+    def start_again(self) -> None:
+        """Start it as it was before :meth:`kill`; from a thread that lasts as long as it."""
+        if self._server is not None:
+            self._server.start(lambda: processes.answers(self._probe), self.start_timeout_s)
+
     @abc.abstractmethod
     def _prepare(self) -> processes.Server:
         """Write its configuration below ``state``, and say how to start it."""

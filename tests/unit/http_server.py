@@ -78,8 +78,7 @@ def _handler(owner: AnsweringServer) -> type[http.server.BaseHTTPRequestHandler]
             raise AttributeError(name)
 
         def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            request = Request(self.command, self.path, dict(self.headers), body)
+            request = Request(self.command, self.path, dict(self.headers), self._read_body())
             owner.requests.append(request)
             answer = owner.respond(request)
             if answer.status is None:
@@ -93,6 +92,16 @@ def _handler(owner: AnsweringServer) -> type[http.server.BaseHTTPRequestHandler]
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(answer.body)
+
+        def _read_body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            blocks = []
+            while size := int(self.rfile.readline(), 16):
+                blocks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(blocks)
 
         def log_message(self, *_args: object) -> None:
             pass

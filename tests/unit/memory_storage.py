@@ -29,6 +29,9 @@ class MemoryStorage(Storage):
     def size(self, name: str) -> int | None:
         return len(self.objects[name]) if name in self.objects else None
 
+    def make_collection(self, name: str) -> None:
+        """A dictionary has no collections to make."""
+
     def write(self, name: str, chunks: Iterable[bytes], length: int) -> None:
         self.objects[name] = b"".join(chunks)
 

@@ -70,3 +70,45 @@ def test_discarding_goes_on_after_a_failure_and_logs_what_may_remain(
         storage.discard("first", "second", "third")
     assert storage.objects == {"first": b""}
     assert caplog.messages == ["memory:first may be left behind: the server is away"]
+
+
+def test_a_manifest_gets_its_name_when_it_is_whole() -> None:
+    storage = MemoryStorage({"image": b"data"})
+    storage.write_manifest("image", b"{}")
+    assert storage.objects == {"image": b"data", "image.json": b"{}"}
+
+
+def test_an_image_that_is_given_up_leaves_nothing_but_what_is_others() -> None:
+    storage = MemoryStorage({"image": b"older", "image.part": b"data"})
+    storage.abandon("image")
+    assert storage.objects == {"image": b"older"}
+
+
+class Unmoving(MemoryStorage):
+    """Cannot rename: images get their final names at once."""
+
+    def part(self, name: str) -> str:
+        return name
+
+    def rename(self, name: str, new_name: str) -> None:
+        raise AssertionError("it cannot rename")
+
+
+def test_without_renaming_the_claim_stays_until_the_image_is_confirmed() -> None:
+    storage = Unmoving()
+    storage.claim("image")
+    storage.write(storage.part("image"), [b"data"], 4)
+    with pytest.raises(errors.StorageMismatch):
+        storage.publish("image", 5)
+    assert storage.objects == {"image.part": b"", "image": b"data"}
+    storage.publish("image", 4)
+    storage.write_manifest("image", b"{}")
+    assert storage.objects == {"image": b"data", "image.json": b"{}"}
+
+
+def test_without_renaming_an_image_that_is_given_up_leaves_nothing() -> None:
+    storage = Unmoving()
+    storage.claim("image")
+    storage.write(storage.part("image"), [b"data"], 4)
+    storage.abandon("image")
+    assert storage.objects == {}

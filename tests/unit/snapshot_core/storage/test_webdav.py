@@ -2,6 +2,8 @@
 """A WebDAV server's every answer becomes a right result or one clear error."""
 
 import base64
+import random
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -13,11 +15,12 @@ import pytest
 from snapshot_core import errors
 from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.location import Location
-from snapshot_core.storage import open_storage
+from snapshot_core.storage import open_storage, parts, patience
 from snapshot_core.storage.base import Storage
 from tests.lab import certificates
 from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
 
+CLAIM = b"claimed by ipa-snapshot"
 Serve = Callable[[Respond], AnsweringServer]
 
 
@@ -82,7 +85,7 @@ def test_an_image_is_claimed_written_published_read_and_removed(
     storage: Storage, collection: Collection
 ) -> None:
     storage.claim("image")
-    assert collection.objects == {"image.part": b""}
+    assert collection.objects == {"image.part": CLAIM}
     storage.write("image.part", iter([b"some", b" data"]), 9)
     storage.publish("image", 9)
     assert collection.objects == {"image": b"some data"}
@@ -111,12 +114,13 @@ def test_an_upload_has_its_length_in_the_header_and_is_not_chunked(
     assert "Transfer-Encoding" not in headers
 
 
+@pytest.mark.parametrize("status", [405, 501])
 def test_a_server_that_lists_nothing_but_puts_and_moves_is_taken(
-    storage: Storage, collection: Collection
+    storage: Storage, collection: Collection, status: int
 ) -> None:
-    collection.answers["PROPFIND"] = Answer(405)
+    collection.answers["PROPFIND"] = Answer(status)
     storage.claim("image")
-    assert collection.objects == {"image.part": b""}
+    assert collection.objects == {"image.part": CLAIM}
 
 
 @pytest.mark.parametrize("taken", ["image", "image.part", "image.json"])
@@ -139,12 +143,10 @@ def test_renaming_never_overwrites(storage: Storage, collection: Collection) -> 
 ADVICE = [
     (401, "the user name, password or token is wrong or missing"),
     (403, "the account may not do this there"),
-    (405, "is WebDAV enabled there"),
     (413, "the server limits the size of an upload"),
     (418, "see the server's log"),
     (423, "the object is locked"),
     (500, "the server failed: see its log, and whether it has space"),
-    (501, "is WebDAV enabled there"),
     (502, "a proxy could not reach the server"),
     (503, "try again later"),
     (504, "a proxy had no answer"),
@@ -156,6 +158,7 @@ ADVICE = [
     (307, "redirects are not followed"),
     (308, "redirects are not followed"),
 ]
+UNKNOWN = [(405, "is WebDAV enabled there"), (501, "is WebDAV enabled there")]
 NOT_FOUND = [(404, "there is no such collection: create it, or correct the URL")]
 CONFLICT = [(409, "the parent collection does not exist: create it, or correct the URL")]
 
@@ -182,14 +185,13 @@ def _operation(method: str, storage: Storage) -> None:
         (method, error, status, advice)
         for method, error, more in (
             ("PROPFIND", errors.StorageUnavailable, [*NOT_FOUND, (200, ""), (204, "")]),
-            ("PUT", errors.WriteFailed, NOT_FOUND + CONFLICT),
-            ("HEAD", errors.StorageUnavailable, [(204, ""), (206, "")]),
-            ("GET", errors.StorageUnavailable, [*NOT_FOUND, (204, ""), (206, "")]),
-            ("MOVE", errors.WriteFailed, [*NOT_FOUND, *CONFLICT, (207, "")]),
-            ("DELETE", errors.WriteFailed, [(207, "")]),
+            ("PUT", errors.WriteFailed, UNKNOWN + NOT_FOUND + CONFLICT),
+            ("HEAD", errors.StorageUnavailable, [*UNKNOWN, (204, ""), (206, "")]),
+            ("GET", errors.StorageUnavailable, [*UNKNOWN, *NOT_FOUND, (204, ""), (206, "")]),
+            ("MOVE", errors.WriteFailed, [*UNKNOWN, *NOT_FOUND, *CONFLICT, (207, "")]),
+            ("DELETE", errors.WriteFailed, [*UNKNOWN, (207, "")]),
         )
         for status, advice in ADVICE + more
-        if (method, status) != ("PROPFIND", 405)  # which nginx answers, and can do the rest
     ],
 )
 def test_a_refusal_is_told_with_the_advice(
@@ -204,13 +206,18 @@ def test_a_refusal_is_told_with_the_advice(
     collection.answers[method] = Answer(status, headers={"Location": "http://127.0.0.1:1/"})
     with pytest.raises(error) as caught:
         _operation(method, storage)
-    assert type(caught.value) is error
+    assert caught.value.word == error.__name__
     assert " answered %d to %s: " % (status, method) in str(caught.value)
     assert advice in str(caught.value)
 
 
-@pytest.mark.parametrize(("status", "advice"), ADVICE + NOT_FOUND + CONFLICT)
-@pytest.mark.parametrize("method", ["PUT", "MOVE"])
+@pytest.mark.parametrize(
+    ("method", "status", "advice"),
+    [
+        *(("PUT", *row) for row in ADVICE + UNKNOWN + NOT_FOUND + CONFLICT),
+        *(("MOVE", *row) for row in ADVICE + NOT_FOUND + CONFLICT),
+    ],
+)
 def test_a_storage_that_refuses_is_unavailable_before_anything_is_uploaded(
     storage: Storage, collection: Collection, method: str, status: int, advice: str
 ) -> None:
@@ -276,6 +283,253 @@ def test_a_redirect_is_not_followed_and_the_credentials_go_nowhere_else(serve: S
         "PROPFIND", "PUT", "HEAD", "GET", "MOVE", "DELETE",
     ]  # fmt: skip
     assert elsewhere.requests == []
+
+
+IMAGE = random.Random(1).randbytes(150)
+LENGTHS = pytest.mark.parametrize("length", [None, len(IMAGE)], ids=["unknown", "known"])
+
+
+class InRanges(Collection):
+    """Writes ranges into its objects, as Apache does, holes included.
+
+    ``failures`` are what it answers to the next parts that it has written, instead of 204.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_range: list[str] = []
+        self.ranges: list[str] = []
+        self.failures: list[Answer] = []
+
+    def _put(self, name: str, request: Request) -> Answer:
+        where = request.headers.get("Content-Range")
+        if where is None:
+            return super()._put(name, request)
+        self.in_range.append(name)
+        found = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/\*", where)
+        assert found is not None, where
+        start, end = int(found[1]), int(found[2]) + 1
+        assert len(request.body) == end - start
+        old = self.objects.get(name, b"").ljust(start, b"\0")
+        self.objects[name] = old[:start] + request.body + old[end:]
+        if start % PART == 0:  # and not what shows that ranges are taken
+            self.ranges.append(where)
+            if self.failures:
+                return self.failures.pop(0)
+        return Answer(204)
+
+
+PART = 40
+
+
+@pytest.fixture
+def in_ranges(monkeypatch: pytest.MonkeyPatch) -> InRanges:
+    monkeypatch.setattr(parts, "PART", PART)
+    monkeypatch.setattr(patience, "sleep", lambda _seconds: None)
+    return InRanges()
+
+
+@pytest.fixture
+def claimed(serve: Serve, in_ranges: InRanges) -> Iterator[Storage]:
+    """A storage whose server takes ranges, with the image claimed."""
+    with open_storage(Location.parse(serve(in_ranges).url + "/dir")) as opened:
+        opened.claim("image")
+        yield opened
+
+
+def pieces(size: int = 20) -> Iterator[bytes]:
+    return (IMAGE[at : at + size] for at in range(0, len(IMAGE), size))
+
+
+@LENGTHS
+def test_an_image_is_written_in_parts_where_the_server_takes_them(
+    claimed: Storage, in_ranges: InRanges, length: int | None
+) -> None:
+    claimed.write("image.part", pieces(), length)
+    assert in_ranges.ranges == [
+        "bytes 0-39/*", "bytes 40-79/*", "bytes 80-119/*", "bytes 120-149/*",
+    ]  # fmt: skip
+    claimed.publish("image", len(IMAGE))
+    assert in_ranges.objects == {"image": IMAGE}
+
+
+@LENGTHS
+def test_what_is_no_larger_than_a_part_is_one_request(
+    claimed: Storage, in_ranges: InRanges, length: int | None
+) -> None:
+    claimed.write("image.part", iter([b"small"]), 5 if length else None)
+    assert in_ranges.objects == {"image.part": b"small"}
+    assert in_ranges.ranges == []
+
+
+def test_an_object_that_was_not_claimed_is_one_request(
+    claimed: Storage, in_ranges: InRanges
+) -> None:
+    claimed.write("other", pieces(), len(IMAGE))
+    assert in_ranges.objects["other"] == IMAGE
+    assert in_ranges.in_range == []
+
+
+class Appending(InRanges):
+    """Takes a range for something to append."""
+
+    def _put(self, name: str, request: Request) -> Answer:
+        old = self.objects.get(name, b"") if "Content-Range" in request.headers else b""
+        self.objects[name] = old + request.body
+        return Answer(200)
+
+
+class Replacing(InRanges):
+    """Knows no ranges, and says that all is well (RFC 9110, 14.5)."""
+
+    def _put(self, name: str, request: Request) -> Answer:
+        self.objects[name] = request.body
+        return Answer(201)
+
+
+class Refusing(InRanges):
+    """Refuses ranges, as WsgiDAV and nginx do."""
+
+    def _put(self, name: str, request: Request) -> Answer:
+        return Answer(501) if "Content-Range" in request.headers else super()._put(name, request)
+
+
+class Unreadable(InRanges):
+    """Takes ranges, but nobody may look."""
+
+    def _get(self, name: str, request: Request) -> Answer:
+        return Answer(403) if request.method == "GET" else super()._get(name, request)
+
+    _head = _get
+
+
+class Dropping(InRanges):
+    """Closes the connection on a request that it does not understand."""
+
+    def _put(self, name: str, request: Request) -> Answer:
+        return Answer(None) if "Content-Range" in request.headers else super()._put(name, request)
+
+
+@LENGTHS
+@pytest.mark.parametrize("kind", [Appending, Replacing, Refusing, Unreadable, Dropping])
+def test_a_server_that_does_not_show_that_it_takes_ranges_gets_one_request(
+    serve: Serve, in_ranges: InRanges, length: int | None, kind: type[InRanges]
+) -> None:
+    server = serve(kind())
+    assert isinstance(server.respond, InRanges)
+    with open_storage(Location.parse(server.url + "/dir")) as storage:
+        storage.claim("image")
+        storage.write("image.part", pieces(), length)
+        last = server.requests[-1]
+        storage.publish("image", len(IMAGE))
+    assert (last.method, last.body) == ("PUT", IMAGE)
+    assert last.headers.get("Content-Length") == (str(length) if length else None)
+    assert server.respond.objects == {"image": IMAGE}
+
+
+@LENGTHS
+@pytest.mark.parametrize("answer", [Answer(None), Answer(502), Answer(503), Answer(504)])
+def test_a_part_whose_answer_is_lost_is_sent_again(
+    claimed: Storage, in_ranges: InRanges, length: int | None, answer: Answer
+) -> None:
+    in_ranges.failures = [answer, answer]
+    claimed.write("image.part", pieces(17), length)
+    claimed.publish("image", len(IMAGE))
+    assert in_ranges.objects == {"image": IMAGE}
+    assert len(set(in_ranges.ranges)) == len(in_ranges.ranges) - 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 411, 413, 416, 423, 500, 501, 507])
+def test_a_part_that_is_refused_is_not_sent_again(
+    claimed: Storage, in_ranges: InRanges, status: int
+) -> None:
+    in_ranges.failures = [Answer(204), Answer(status)]
+    with pytest.raises(errors.WriteFailed, match="image.part answered %d to PUT" % status):
+        claimed.write("image.part", pieces(), None)
+    assert in_ranges.ranges == ["bytes 0-39/*", "bytes 40-79/*"]
+
+
+@pytest.mark.parametrize(
+    ("left", "found"),
+    [(None, "nothing"), (b"", "0 bytes"), (bytes(79), "79 bytes"), (bytes(121), "121 bytes")],
+)
+def test_an_object_that_became_another_gets_no_further_part(
+    claimed: Storage, in_ranges: InRanges, left: bytes | None, found: str
+) -> None:
+    def meanwhile() -> Iterator[bytes]:
+        for number, piece in enumerate(pieces(PART)):
+            if number == 2:
+                del in_ranges.objects["image.part"]
+                if left is not None:
+                    in_ranges.objects["image.part"] = left
+            yield piece
+
+    message = "image.part holds %s, expected 80 bytes so far" % found
+    with pytest.raises(errors.StorageMismatch, match=message):
+        claimed.write("image.part", meanwhile(), None)
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_server_without_move_gets_the_image_under_its_final_name(
+    storage: Storage, collection: Collection, status: int
+) -> None:
+    collection.answers["MOVE"] = Answer(status)
+    storage.claim("image")
+    assert collection.objects == {"image.part": CLAIM}
+    storage.write(storage.part("image"), [b"data"], 4)
+    assert collection.objects == {"image.part": CLAIM, "image": b"data"}
+    storage.publish("image", 4)
+    storage.write_manifest("image", b"{}")
+    assert collection.objects == {"image": b"data", "image.json": b"{}"}
+
+
+def test_without_move_a_name_that_was_taken_meanwhile_is_left_to_who_has_it(
+    storage: Storage, collection: Collection, server: AnsweringServer
+) -> None:
+    def respond(request: Request) -> Answer:
+        if request.headers.get("If-None-Match") == "*":
+            collection.objects["image.part"] = b"another's"
+            return Answer(412)
+        return collection(request)
+
+    collection.answers["MOVE"] = Answer(405)
+    server.respond = respond
+    with pytest.raises(errors.InvalidRequest, match=r"image\.part exists: it is being written now"):
+        storage.claim("image")
+    assert collection.objects == {"image.part": b"another's"}
+
+
+@pytest.mark.parametrize("method", ["PROPFIND", "HEAD"])
+def test_a_server_that_asks_to_come_again_is_asked_again(
+    storage: Storage, server: AnsweringServer, collection: Collection, method: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    collection.objects = {"image": b"data"}
+    collection.answers[method] = Answer(503, headers={"Retry-After": "20"})
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        del collection.answers[method]
+
+    monkeypatch.setattr(patience, "sleep", sleep)
+    _operation(method, storage)
+    assert pauses == [20]
+    assert [request.method for request in server.requests] == [method, method]
+
+
+@pytest.mark.parametrize("method", ["PUT", "MOVE", "DELETE", "GET"])
+def test_what_may_have_been_done_is_not_repeated(
+    storage: Storage, server: AnsweringServer, collection: Collection, method: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    collection.answers[method] = Answer(503, headers={"Retry-After": "1"})
+    pauses: list[float] = []
+    monkeypatch.setattr(patience, "sleep", pauses.append)
+    with pytest.raises(errors.SnapshotError, match="answered 503 to " + method):
+        _operation(method, storage)
+    assert pauses == []
+    assert len(server.requests) == 1
 
 
 @pytest.fixture
@@ -445,7 +699,7 @@ def test_a_server_is_trusted_by_its_authority(
 ) -> None:
     with open_storage(Location.parse(tls_url), None, Trust(str(issued.cacert))) as storage:
         storage.claim("image")
-        assert storage.size("image.part") == 0
+        assert storage.size("image.part") == len(CLAIM)
 
 
 def test_verification_can_be_turned_off_and_that_is_logged(
@@ -453,7 +707,7 @@ def test_verification_can_be_turned_off_and_that_is_logged(
 ) -> None:
     with open_storage(Location.parse(tls_url), None, Trust(insecure=True)) as storage:
         storage.claim("image")
-        assert storage.size("image.part") == 0
+        assert storage.size("image.part") == len(CLAIM)
     assert caplog.messages == ["The server's certificate is not verified, as was asked for"]
 
 

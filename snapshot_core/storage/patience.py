@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long, and when, a request is repeated to a storage that is away for a while."""
+
+import datetime
+import email.utils
+import time
+from collections.abc import Callable
+
+import tenacity
+from oslo_log import log
+
+from snapshot_core import errors
+
+LOG = log.getLogger(__name__)
+
+# A server that is restarted, or a proxy whose server is, is back by then.
+OUTAGE_S = 120
+_PAUSE = tenacity.wait_random_exponential(multiplier=0.5, max=15)
+sleep = time.sleep
+
+
+class Away(errors.StorageUnavailable):
+    """No answer, or one that says so: the same request may be answered a little later.
+
+    ``retry_after_s`` is what the server asks to wait, in seconds, if it does.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def word(self) -> str:
+        """What the wire calls it."""
+        return errors.StorageUnavailable.__name__
+
+
+def outlive_outages() -> tenacity.Retrying:
+    """Return what repeats an idempotent call while the storage is away.
+
+    What it raises in the end is the last error.
+    """
+    return _retrying(lambda exc: isinstance(exc, Away))
+
+
+def wait_if_asked_to() -> tenacity.Retrying:
+    """Return what repeats an idempotent call for as long as the server asks to come again later."""
+    return _retrying(lambda exc: isinstance(exc, Away) and exc.retry_after_s is not None)
+
+
+def parse_retry_after(text: str | None) -> float | None:
+    """Return the seconds that a ``Retry-After`` asks for; it may be a date (RFC 9110, 10.2.3)."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdecimal():
+        return float(text[:9])
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    now = datetime.datetime.now(datetime.UTC)
+    return max(0.0, (date.astimezone(datetime.UTC) - now).total_seconds())
+
+
+def _retrying(is_worth_it: Callable[[BaseException], bool]) -> tenacity.Retrying:
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_worth_it),
+        stop=_OutageTooLong(),
+        wait=_pause,
+        sleep=sleep,
+        before_sleep=_tell,
+        reraise=True,
+    )
+
+
+class _OutageTooLong(tenacity.stop.stop_base):
+    """Counts from the first failure: the attempt before it may have taken long, and rightly so."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        return now - self._began + state.upcoming_sleep > OUTAGE_S
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    error = _error(state)
+    if isinstance(error, Away) and error.retry_after_s is not None:
+        return error.retry_after_s
+    return _PAUSE(state)
+
+
+def _tell(state: tenacity.RetryCallState) -> None:
+    LOG.warning(
+        "%(reason)s; trying again in %(pause).1f s",
+        {"reason": _error(state), "pause": state.upcoming_sleep},
+    )
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
