@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipa_snapshot.devices.extents import Extents
+from ipa_snapshot.devices.partitions import Partition, Volume
 from ipa_snapshot.devices.source import Source, open_source
 from ipa_snapshot.devices.used_map import UsedMap, map_disk
 from ipa_snapshot.images.disk_clusters import DiskClusters, default_threads
@@ -86,17 +87,21 @@ def picture(used_map: UsedMap, size: int, width: int) -> str:
     return line
 
 
+def _row(name: str, start: str, row: Partition | Volume) -> tuple[str, ...]:
+    return (
+        name, start, size_text(row.size), row.fs or "-", size_text(row.used),
+        size_text(row.size - row.used), row.journal or "-", row.used_source,
+    )  # fmt: skip
+
+
 def report(inspection: Inspection, width: int) -> str:
     """Return the inspection as people read it, the picture ``width`` characters wide."""
-    rows = [("", "START", "SIZE", "FS", "USED", "SKIPPED", "JOURNAL", "KNOWN BY")]
-    rows += [
-        (
-            str(part.number or "-"), size_text(part.start), size_text(part.size), part.fs or "-",
-            size_text(part.used), size_text(part.size - part.used), part.journal or "-",
-            part.used_source,
-        )
-        for part in inspection.used_map.partitions
-    ]  # fmt: skip
+    rows: list[tuple[str, ...]] = [
+        ("", "START", "SIZE", "FS", "USED", "SKIPPED", "JOURNAL", "KNOWN BY")
+    ]
+    for part in inspection.used_map.partitions:
+        rows.append(_row(str(part.number or "-"), size_text(part.start), part))
+        rows += [_row(volume.name, "", volume) for volume in part.volumes]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     used: Extents = inspection.used_map.extents

@@ -24,56 +24,44 @@ it cleans up orphans. Another kernel's replay may read a little else than ours d
 afterwards is in the map all the same.
 
 The partition is attached read-only, so nothing can write to the disk. All else (the overlay's
-store, a tmpfs of limited size, the FUSE mount, the file system's mount) lives in a mount and a PID
-namespace that end with us, however we may end.
+store, the FUSE mount, the file system's mount) lives in a namespace that ends with us.
 """
 
 import contextlib
 import os
 import re
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import psutil
 from oslo_log import log
 
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.file_systems.base import NotUnderstood, View
 from ipa_snapshot.devices.file_systems.view import loop_device
+from ipa_snapshot.devices.namespace import Namespace, open_namespace, show_disk
 from snapshot_core import process
 
 LOG = log.getLogger(__name__)
 
-_MIB = 1024 * 1024
-_BEYOND_LOG = 64 * _MIB
-_MEMORY = 1024 * _MIB
-_READY_TIMEOUT_S = 10
+_BEYOND_LOG = 64 * process.MIB
+_MEMORY = 1024 * process.MIB
 _REPLAY_TIMEOUT_S = 600
 _REQUEST = re.compile(r" (?:Read|Write|Zero|Trim) id=\d+ offset=0x([0-9a-f]+) count=0x([0-9a-f]+)")
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A partition that can be written to, in a namespace of its own.
+    """A partition that can be written to, in a namespace of its own."""
 
-    :param inside: begins the command line of a program that is to see the namespace's mounts.
-    :param root: the namespace's directory as seen from outside.
-    :param directory: the same as seen from inside.
-    """
-
-    inside: tuple[str, ...]
-    root: Path
-    directory: str
+    namespace: Namespace
     size: int
 
     @property
     def view(self) -> View:
         """The partition, as programs outside can read and write it."""
-        return View(str(self.root / "disk"), self.size)
+        return View(str(self.namespace.root / "disk"), self.size)
 
     def touched(self) -> Extents:
         """Return what was read or written until now.
@@ -81,7 +69,7 @@ class Overlay:
         :raises: NotUnderstood when a request failed, as when the store is full.
         """
         ranges = []
-        with open(self.root / "log", encoding="ascii", errors="replace") as lines:
+        with open(self.namespace.root / "log", encoding="ascii", errors="replace") as lines:
             for line in lines:
                 if "return=-1" in line:
                     raise NotUnderstood("the overlay is full, or the disk cannot be read")
@@ -96,29 +84,13 @@ def open_overlay(view: View, log_size: int) -> Iterator[Overlay]:
 
     :raises: process.ProgramFailed, OSError where none can be made.
     """
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="ipa-snapshot-overlay-"))
-        keeper = stack.enter_context(
-            process.background(
-                "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
-                "--kill-child", "cat",
-            )
-        )  # fmt: skip
-        first = _first_process(keeper)
-        inside = ("nsenter", "--target", str(first), "--mount", "--pid", "--")
-        process.run(
-            *inside, "mount", "-t", "tmpfs", "-o", "size=%d,mode=700" % (log_size + _BEYOND_LOG),
-            "tmpfs", directory,
-        )  # fmt: skip
-        overlay = Overlay(
-            inside, Path("/proc/%d/root%s" % (first, directory)), directory, view.size
-        )
-        (overlay.root / "mount").mkdir()
-        (overlay.root / "disk").touch()
-        stack.enter_context(process.background(*_server(overlay, view), memory=_MEMORY))
-        _await(lambda: (overlay.root / "disk").stat().st_size == view.size, "nbdfuse")
-        _read_nothing_ahead(overlay)
-        yield overlay
+    with (
+        open_namespace(log_size + _BEYOND_LOG) as namespace,
+        show_disk(namespace, view.size, *_server(namespace, view)) as disk,
+    ):
+        (namespace.root / "mount").mkdir()
+        _read_nothing_ahead(disk)
+        yield Overlay(namespace, view.size)
 
 
 def replay(fs: str, overlay: Overlay) -> None:
@@ -144,13 +116,13 @@ def _replay_ext(overlay: Overlay) -> None:
 
 
 def _replay_xfs(overlay: Overlay) -> None:
-    mountpoint = overlay.directory + "/mount"
+    inside, mountpoint = overlay.namespace.inside, overlay.namespace.directory + "/mount"
     with loop_device(overlay.view.path, read_only=False) as device:
         process.run(
-            *overlay.inside, "mount", "-t", "xfs", "-o", "nouuid,nodev,nosuid,noexec", device,
+            *inside, "mount", "-t", "xfs", "-o", "nouuid,nodev,nosuid,noexec", device,
             mountpoint, timeout_s=_REPLAY_TIMEOUT_S,
         )  # fmt: skip
-        process.run(*overlay.inside, "umount", mountpoint, timeout_s=_REPLAY_TIMEOUT_S)
+        process.run(*inside, "umount", mountpoint, timeout_s=_REPLAY_TIMEOUT_S)
 
 
 _REPLAYS: Mapping[str, Callable[[Overlay], None]] = MappingProxyType(
@@ -158,50 +130,24 @@ _REPLAYS: Mapping[str, Callable[[Overlay], None]] = MappingProxyType(
 )
 
 
-def _server(overlay: Overlay, view: View) -> list[str]:
+def _server(namespace: Namespace, view: View) -> list[str]:
     # nbdkit's cow filter keeps two bits a block in memory: 64 MiB of them at most.
     block = 4096
-    while view.size // block // 4 > 64 * _MIB:
+    while view.size // block // 4 > 64 * process.MIB:
         block *= 2
     return [
-        *overlay.inside, "env", "TMPDIR=" + overlay.directory,
-        # Few threads: the heaps of many were more than the limit on address space.
-        "MALLOC_ARENA_MAX=1", "nbdfuse", "-s", overlay.directory + "/disk",
         # --single: over a socket, libnbd 1.14 leaves its directory in /tmp when it is killed.
         "--command", "nbdkit", "--single", "--threads=4", "--exit-with-parent",
         "--filter=log", "--filter=cow", "file", view.path, "cow-block-size=%d" % block,
-        "logfile=%s/log" % overlay.directory,
+        "logfile=%s/log" % namespace.directory,
     ]  # fmt: skip
 
 
-def _read_nothing_ahead(overlay: Overlay) -> None:
+def _read_nothing_ahead(disk: Path) -> None:
     # What is read is taken for needed: without this the map has more in it than it must have.
-    device = (overlay.root / "disk").stat().st_dev
+    device = disk.stat().st_dev
     ahead = Path("/sys/class/bdi/%d:%d/read_ahead_kb" % (os.major(device), os.minor(device)))
     try:
         ahead.write_text("0", encoding="ascii")
     except OSError as exc:
         LOG.info("%(path)s is not set: %(reason)s", {"path": ahead, "reason": exc})
-
-
-def _first_process(keeper: int) -> int:
-    def child() -> int | None:
-        children = psutil.Process(keeper).children()
-        return int(children[0].pid) if children else None
-
-    _await(lambda: child() is not None, "unshare")
-    found = child()
-    if found is None:
-        raise OSError("unshare ended")
-    return found
-
-
-def _await(ready: Callable[[], bool], name: str) -> None:
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    while True:
-        with contextlib.suppress(OSError, psutil.Error):
-            if ready():
-                return
-        if time.monotonic() > deadline:
-            raise OSError("%s does not start" % name)
-        time.sleep(0.02)

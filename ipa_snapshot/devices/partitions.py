@@ -50,12 +50,38 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A logical volume, and how much of it is used on this disk; sizes in bytes.
+
+    ``name`` is that of its volume group, a slash and its own; the rest is as with a partition.
+    """
+
+    name: str
+    size: int
+    fs: str | None
+    used: int
+    used_source: str
+    journal: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return one of the ``volumes`` of a partition."""
+        return {
+            "name": self.name,
+            "size": self.size,
+            "fs": self.fs,
+            "used": self.used,
+            "used_source": self.used_source,
+            "journal": self.journal,
+        }
+
+
+@dataclass(frozen=True)
 class Partition:
     """A partition: how much of it is used, and how that is known; sizes and places in bytes.
 
     ``number`` is 0 for a file system on a whole disk, ``fs`` None where none is recognised.
     ``journal`` is ``clean``, ``dirty, replayed on an overlay``, or None where there is none or it
-    is not known.
+    is not known. ``volumes`` are the logical volumes that begin on it.
     """
 
     number: int
@@ -65,10 +91,11 @@ class Partition:
     used: int
     used_source: str
     journal: str | None = None
+    volumes: tuple[Volume, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """Return one of the ``partitions`` of a snapshot's result."""
-        return {
+        row: dict[str, Any] = {
             "number": self.number,
             "start": self.start,
             "size": self.size,
@@ -77,6 +104,9 @@ class Partition:
             "used_source": self.used_source,
             "journal": self.journal,
         }
+        if self.volumes:
+            row["volumes"] = [volume.to_wire() for volume in self.volumes]
+        return row
 
 
 def list_partitions(source: Source) -> list[Partition]:
@@ -94,7 +124,7 @@ def list_partitions(source: Source) -> list[Partition]:
             slot.number,
             slot.start,
             slot.size,
-            identify(source, slot.start, slot.size),
+            identify(source.path, slot.start, slot.size),
             slot.size,
             _NOT_EXAMINED,
         )
@@ -125,7 +155,7 @@ def read_table(source: Source) -> list[Slot] | None:
     return slots
 
 
-def identify(source: Source, start: int, size: int) -> str | None:
+def identify(path: str, start: int, size: int) -> str | None:
     """Return blkid's name for what lies in a range of bytes, None if it knows none.
 
     None is also the answer where it sees several: then nothing is certain.
@@ -133,7 +163,7 @@ def identify(source: Source, start: int, size: int) -> str | None:
     try:
         out = process.run(
             "blkid", "--probe", "--offset", str(start), "--size", str(size),
-            "--match-tag", "TYPE", "--output", "value", source.path,
+            "--match-tag", "TYPE", "--output", "value", path,
         )  # fmt: skip
     except process.ProgramFailed:
         return None  # exit status 2: nothing recognised; 8: ambivalent

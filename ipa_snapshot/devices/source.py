@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 
 from ipa_snapshot import errors
+from ipa_snapshot.devices import sectors
+from ipa_snapshot.devices.sectors import LostSectors
 
 CHUNK = 4 * 1024 * 1024
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h: size in bytes, as a u64
@@ -24,13 +27,18 @@ _BLKSSZGET = 0x1268  # linux/fs.h: logical sector size, as an int
 class Source:
     """An open disk or image file; ``size`` in bytes, a multiple of 512.
 
-    It is read through ``fd``, or by programs through ``path``.
+    It is read through its methods, or by programs through ``path``.
+
+    :param direct_fd: the disk past the page cache: it is read once, and memory is scarce.
+    :param lost: where it is not None, unreadable sectors are noted there, and are zeros.
     """
 
     path: str
     fd: int
+    direct_fd: int
     size: int
     logical_sector_size: int
+    lost: LostSectors | None = None
 
     def chunks(self, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Yield the disk, or a part of it, in order and in chunks of at most ``CHUNK`` bytes.
@@ -38,15 +46,37 @@ class Source:
         :raises: ReadFailed with the offset.
         """
         offset, end = start, self.size if length is None else start + length
+        view = memoryview(mmap.mmap(-1, CHUNK))
         while offset < end:
-            try:
-                chunk = os.pread(self.fd, min(CHUNK, end - offset), offset)
-            except OSError as exc:
-                raise self.read_error(offset, exc) from exc
-            if not chunk:
-                raise self.end_error(offset)
-            yield chunk
-            offset += len(chunk)
+            # through the page cache, which reads ahead
+            count = self._read(view[: min(CHUNK, end - offset)], offset, (self.fd,))
+            yield bytes(view[:count])
+            offset += count
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Read at ``offset`` as much as comes at once, a byte at least; return how much it was.
+
+        Past the page cache, if offset, length and memory are aligned to sectors.
+
+        :raises: ReadFailed with the offset.
+        """
+        return self._read(view, offset, (self.direct_fd, self.fd))
+
+    def _read(self, view: memoryview, offset: int, descriptors: tuple[int, ...]) -> int:
+        try:
+            count = sectors.read_into(
+                view, offset, descriptors, self.logical_sector_size, self.lost
+            )
+        except sectors.TooManyLost as exc:
+            raise errors.ReadFailed(
+                "%s: %s: it is failing as a whole, rescue it with a tool made for that"
+                % (self.path, exc.strerror)
+            ) from exc
+        except OSError as exc:
+            raise self.read_error(offset, exc) from exc
+        if count == 0:
+            raise self.end_error(offset)
+        return count
 
     def read_error(self, offset: int, cause: OSError) -> errors.ReadFailed:
         """Return the error for a read that failed at ``offset``."""
@@ -64,23 +94,26 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(path: str) -> Iterator[Source]:
+def open_source(path: str, lost: LostSectors | None = None) -> Iterator[Source]:
     """Open a block device or an image file for reading, and keep it claimed.
 
     A block device is opened with O_EXCL: the kernel refuses that while the device or a partition
     of it is mounted, used as swap or held by another driver, in whichever mount namespace, and
     refuses mounts of it as long as we hold it.
 
+    :param lost: takes unreadable sectors, which otherwise are an error.
     :raises: DeviceNotFound, DeviceInUse, InvalidRequest
     """
-    fd = _open(path)
-    try:
+    with contextlib.ExitStack() as stack:
+        fd = _open(path)
+        stack.callback(os.close, fd)
         mode = os.fstat(fd).st_mode
         if stat.S_ISREG(mode):
             _refuse_busy_loops(path, fd)
-        yield _describe(path, fd, is_block=stat.S_ISBLK(mode))
-    finally:
-        os.close(fd)
+        size, sector = _measure(path, fd, is_block=stat.S_ISBLK(mode))
+        direct_fd = _open_directly(path, fd)
+        stack.callback(os.close, direct_fd)
+        yield Source(path, fd, direct_fd, size, sector, lost)
 
 
 def _open(path: str) -> int:
@@ -99,7 +132,14 @@ def _open(path: str) -> int:
         raise errors.DeviceNotFound("%s cannot be opened: %s" % (path, exc)) from exc
 
 
-def _describe(path: str, fd: int, *, is_block: bool) -> Source:
+def _open_directly(path: str, fd: int) -> int:
+    with contextlib.suppress(OSError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    return os.dup(fd)
+
+
+def _measure(path: str, fd: int, *, is_block: bool) -> tuple[int, int]:
+    """Return the size and that of a logical sector, in bytes."""
     if is_block:
         size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
         sector = struct.unpack("i", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))[0]
@@ -112,7 +152,7 @@ def _describe(path: str, fd: int, *, is_block: bool) -> Source:
             "%s has %d bytes, which is not a multiple of 512: this is not the image of a disk, "
             "or not all of it" % (path, size)
         )
-    return Source(path, fd, size, sector)
+    return size, sector
 
 
 def _refuse_busy_loops(path: str, fd: int) -> None:

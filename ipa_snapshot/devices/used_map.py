@@ -9,24 +9,18 @@ features that we do not know, or whose tool fails; the reason is recorded.
 import itertools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from oslo_log import log
 
-from ipa_snapshot.devices import file_systems, overlay, partitions
+from ipa_snapshot.devices import contents, partitions
+from ipa_snapshot.devices.contents import Mapped
 from ipa_snapshot.devices.extents import Extents
-from ipa_snapshot.devices.file_systems.base import (
-    DirtyJournal,
-    FileSystemMap,
-    Mapper,
-    NotUnderstood,
-    View,
-    checked,
-)
 from ipa_snapshot.devices.file_systems.view import partition_view
+from ipa_snapshot.devices.lvm.layout import read_layout
+from ipa_snapshot.devices.lvm.volumes import MEMBER, map_members, map_volume
 from ipa_snapshot.devices.partitions import Partition, Slot
 from ipa_snapshot.devices.source import Source
-from snapshot_core import process
 
 LOG = log.getLogger(__name__)
 
@@ -52,16 +46,6 @@ class UsedMap:
     unmapped: Extents
 
 
-@dataclass(frozen=True)
-class _Mapped:
-    """A partition, with its used ranges from the disk's first byte."""
-
-    partition: Partition
-    used: Extents
-    unmapped: Extents
-    warning: str | None = None
-
-
 def map_disk(source: Source) -> UsedMap:
     """Return what of the disk is to be copied; whatever is wrong with the disk, there is a map."""
     try:
@@ -69,16 +53,31 @@ def map_disk(source: Source) -> UsedMap:
     except partitions.TableNotBelieved as exc:
         return _everything(source, "the partition table is not believed: %s" % exc)
     whole = Slot(0, 0, source.size)
-    on_whole = partitions.identify(source, 0, source.size)
+    on_whole = partitions.identify(source.path, 0, source.size)
     if not slots and on_whole in _LIKE_A_TABLE:
         slots = None
     if slots is not None and on_whole is not None:
         return _everything(source, "both a partition table and %s on the whole disk" % on_whole)
     if slots is None and on_whole is None:
         return _everything(source, "neither a partition table nor a file system is recognised")
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda slot: _map_slot(source, slot), slots or [whole]))
+    found = _map_slots(source, slots or [whole])
     return _together(source, found, edges=slots is not None)
+
+
+def _map_slots(source: Source, slots: list[Slot]) -> list[Mapped]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        names = list(
+            pool.map(lambda slot: partitions.identify(source.path, slot.start, slot.size), slots)
+        )
+        kinds = list(zip(slots, names, strict=True))
+        layout = read_layout(source, (slot for slot, fs in kinds if fs == MEMBER))
+        volumes = pool.map(lambda volume: map_volume(source.path, volume), layout.volumes)
+        others = pool.map(
+            lambda kind: _map_slot(source, *kind), (kind for kind in kinds if kind[1] != MEMBER)
+        )
+        mapped = [*map_members(layout, list(volumes)), *others]
+    by_start = {one.partition.start: one for one in mapped}
+    return [by_start[slot.start] for slot in slots]
 
 
 def _everything(source: Source, reason: str) -> UsedMap:
@@ -87,7 +86,7 @@ def _everything(source: Source, reason: str) -> UsedMap:
     return UsedMap(everything, (), ("the whole disk is copied: %s" % reason,), everything)
 
 
-def _together(source: Source, found: list[_Mapped], *, edges: bool) -> UsedMap:
+def _together(source: Source, found: list[Mapped], *, edges: bool) -> UsedMap:
     in_order = sorted(found, key=lambda one: one.partition.start)
     slots = Extents((one.partition.start, one.partition.size) for one in in_order)
     outside = slots.complement(source.size)
@@ -99,7 +98,7 @@ def _together(source: Source, found: list[_Mapped], *, edges: bool) -> UsedMap:
     return UsedMap(
         used.union(unmapped),
         tuple(one.partition for one in found),
-        tuple(one.warning for one in found if one.warning is not None),
+        tuple(itertools.chain.from_iterable(one.warnings for one in found)),
         unmapped,
     )
 
@@ -108,63 +107,16 @@ def _joined(parts: Iterable[Extents]) -> Extents:
     return Extents(itertools.chain.from_iterable(parts))
 
 
-def _map_slot(source: Source, slot: Slot) -> _Mapped:
-    fs = partitions.identify(source, slot.start, slot.size)
-    mapper = None if fs is None else file_systems.MAPPERS.get(fs)
+def _map_slot(source: Source, slot: Slot, fs: str | None) -> Mapped:
     try:
-        if mapper is None:
-            raise NotUnderstood(_why_unknown(fs))
-        found = _map_file_system(source, slot, fs or "", mapper)
-    # LookupError, ValueError: what a reader of a program's output makes of output that is damaged
-    except (NotUnderstood, process.ProgramFailed, OSError, ValueError, LookupError) as exc:
-        return _whole(slot, fs, process.printable(str(exc)))
+        with partition_view(source.path, slot.start, slot.size) as view:
+            found = contents.map_view(view, fs)
+    except contents.FAILURES as exc:
+        return contents.copied_whole(slot, fs, str(exc))
     used = found.used.shifted(slot.start)
     behind = Extents([(slot.start + found.size, slot.size - found.size)])
     partition = Partition(
         slot.number, slot.start, slot.size, fs, used.total + behind.total, found.known_by,
         found.journal,
     )  # fmt: skip
-    return _Mapped(partition, used, behind)
-
-
-def _map_file_system(source: Source, slot: Slot, fs: str, mapper: Mapper) -> FileSystemMap:
-    with partition_view(source.path, slot.start, slot.size) as view:
-        try:
-            return checked(mapper(view), view)
-        except DirtyJournal as exc:
-            return _map_after_replay(fs, mapper, view, exc.log_size)
-
-
-def _map_after_replay(fs: str, mapper: Mapper, view: View, log_size: int) -> FileSystemMap:
-    try:
-        with overlay.open_overlay(view, log_size) as over:
-            overlay.replay(fs, over)
-            touched = over.touched()
-            found = checked(mapper(over.view), view)
-            over.touched()  # once more: the tools must not have met an error either
-    except DirtyJournal as exc:
-        raise NotUnderstood("its journal is dirty, and still is after its replay") from exc
-    except (NotUnderstood, process.ProgramFailed, OSError) as exc:
-        raise NotUnderstood("its journal is dirty and was not replayed: %s" % exc) from exc
-    used = found.used.union(touched.clipped(0, found.size))
-    return replace(found, used=used, journal="dirty, replayed on an overlay")
-
-
-def _why_unknown(fs: str | None) -> str:
-    if fs is None:
-        return "nothing is recognised on it"
-    return file_systems.NOT_EXAMINED.get(fs, "%s: not a file system whose map is read" % fs)
-
-
-def _whole(slot: Slot, fs: str | None, reason: str) -> _Mapped:
-    LOG.warning(
-        "Partition %(number)d (%(fs)s) is copied whole: %(reason)s",
-        {"number": slot.number, "fs": fs, "reason": reason},
-    )
-    reason = " ".join(reason.split())[:200]
-    extents = Extents([(slot.start, slot.size)])
-    partition = Partition(
-        slot.number, slot.start, slot.size, fs, slot.size, "copied whole: %s" % reason
-    )
-    warning = "partition %d (%s) is copied whole: %s" % (slot.number, fs or "unknown", reason)
-    return _Mapped(partition, extents, extents, warning)
+    return Mapped(partition, used, behind)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ipa_snapshot.devices import overlay
+from ipa_snapshot.devices import namespace, overlay
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.partitions import Partition
 from ipa_snapshot.devices.source import open_source
@@ -370,8 +370,8 @@ def test_a_crashed_file_system_loses_nothing(fs: str, tmp_path: Path) -> None:
     assert only(found).journal == "dirty, replayed on an overlay", found.warnings
     assert only(found).used < 160 * MIB
     target = copy(original, found.extents, tmp_path / "copy.raw", 330 * MIB)
-    # Not none: a block to which the journal gives its first content (a new directory) is copied with
-    # what it had before, and recovery of xfs reads blocks that are free afterwards.
+    # Not none: a block to which the journal gives its first content (a new directory) is copied
+    # with what it had before, and recovery of xfs reads blocks that are free afterwards.
     assert junk_in(target) < junk_in(original) / 20
     # as the kernel of a restored machine does it
     with disks.LoopDevice(target) as loop:
@@ -529,7 +529,7 @@ def test_where_no_overlay_can_be_a_dirty_partition_is_copied_whole(
     (programs / missing).write_text("#!/bin/sh\nexit 127\n")
     (programs / missing).chmod(0o755)
     monkeypatch.setenv("PATH", "%s:%s" % (programs, os.environ["PATH"]))
-    monkeypatch.setattr(overlay, "_READY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(namespace, "_READY_TIMEOUT_S", 0.5)
     found = map_of(dirty_ext4)
     assert found.extents == found.unmapped == Extents([(0, 64 * MIB)])
     assert "its journal is dirty" in found.warnings[0]

@@ -12,7 +12,9 @@ from ipa_snapshot.devices.file_systems.base import Mapper
 from ipa_snapshot.devices.file_systems.btrfs import map_btrfs
 from ipa_snapshot.devices.file_systems.exfat import map_exfat
 from ipa_snapshot.devices.file_systems.ext import map_ext
+from ipa_snapshot.devices.file_systems.f2fs import map_f2fs
 from ipa_snapshot.devices.file_systems.fat import map_vfat
+from ipa_snapshot.devices.file_systems.ntfs import map_ntfs
 from ipa_snapshot.devices.file_systems.swap import map_swap
 from ipa_snapshot.devices.file_systems.xfs import map_xfs
 
@@ -23,6 +25,8 @@ MAPPERS: Mapping[str, Mapper] = MappingProxyType(
         "ext2": map_ext,
         "ext3": map_ext,
         "ext4": map_ext,
+        "f2fs": map_f2fs,
+        "ntfs": map_ntfs,
         "swap": map_swap,
         "vfat": map_vfat,
         "xfs": map_xfs,
@@ -31,14 +35,12 @@ MAPPERS: Mapping[str, Mapper] = MappingProxyType(
 
 NOT_EXAMINED: Mapping[str, str] = MappingProxyType(
     {
-        "LVM2_member": "LVM: not examined yet",
+        "LVM2_member": "LVM in a logical volume",
         "linux_raid_member": "a member of a RAID",
         "crypto_LUKS": "LUKS: encrypted",
         "BitLocker": "BitLocker: encrypted",
         "bcache": "bcache: its cache may hold what is not here",
         "zfs_member": "ZFS: not examined",
-        "ntfs": "NTFS: whether it is clean is not examined yet",
-        "f2fs": "F2FS: whether it is clean is not examined yet",
         "swsuspend": "a hibernated system",
     }
 )
