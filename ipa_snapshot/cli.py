@@ -144,6 +144,7 @@ def _stream(arguments: argparse.Namespace) -> dict[str, Any]:
         expected_serial=arguments.expected_serial,
         expected_wwn=arguments.expected_wwn,
         any_root=arguments.any_root,
+        bad_sectors=arguments.bad_sectors,
     )
     device = _find_device(arguments.device, dict(arguments.hints), request.expectation)
     with terminal.ProgressDisplay() as display:

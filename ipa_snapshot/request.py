@@ -8,7 +8,7 @@ from ipa_snapshot import errors
 from ipa_snapshot.devices.root_device import Expectation
 from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Credentials
-from snapshot_core.image_options import COMPRESSIONS, FORMATS, ImageOptions
+from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS, ImageOptions
 from snapshot_core.location import Location, check_image_name
 
 
@@ -22,6 +22,7 @@ class SnapshotRequest:
     image: ImageOptions = field(default_factory=ImageOptions)
     credentials: Credentials | None = None
     expectation: Expectation = field(default_factory=Expectation)
+    bad_sectors: str = "fail"
 
     @classmethod
     def parse(
@@ -36,6 +37,7 @@ class SnapshotRequest:
         expected_serial: object = None,
         expected_wwn: object = None,
         any_root: object = False,
+        bad_sectors: object = "fail",
         **unknown: Any,
     ) -> "SnapshotRequest":
         """Check the arguments of ``snapshot.stream_image`` as they come from the wire.
@@ -62,6 +64,7 @@ class SnapshotRequest:
                 _text_or_none("expected_wwn", expected_wwn),
                 _bool("any_root", any_root),
             ),
+            bad_sectors=_one_of("bad_sectors", bad_sectors, BAD_SECTORS),
         )
 
 

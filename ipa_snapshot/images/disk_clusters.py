@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clusters of a disk that matter: read in large pieces, compressed on all cores, in order."""
 
-import contextlib
 import ctypes
-import errno
 import math
 import mmap
 import os
 import random
 import statistics
 import threading
-import zlib
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
-import zstandard
 from oslo_log import log
 
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.source import Source
+from ipa_snapshot.images.compression import compressor
 from ipa_snapshot.images.forward import Cluster, Geometry
 
 LOG = log.getLogger(__name__)
+
+_LIBC = ctypes.CDLL(None)
+_LIBC.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 
 _WINDOW = 4 * 1024 * 1024
 # O_DIRECT wants offsets, lengths and memory aligned to the device's blocks, 4096 bytes at most.
@@ -36,7 +36,6 @@ _SMALL_GAP = 16 * 1024
 _PIECE, _BATCH, _CALIBRATORS = 16 * 1024, 256, 8
 _AT_ONCE = 1024  # tasks that wait for a thread
 _MOST_THREADS = 8
-_ZLIB_WINDOW = -12  # qcow2: raw deflate with a window of 4 KiB
 
 
 def default_threads() -> int:
@@ -72,16 +71,15 @@ class DiskClusters:
         self._next = 0  # the window that is to be asked for next
         self._ahead: deque[Future[list[Cluster]]] = deque()
         self._ready: deque[Cluster] = deque()
-        self._depth = 2 * threads + 1
+        self._depth = threads + 4  # a window that waits costs as much memory as a thread
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="snapshot-compress")
-        self._compress = _compressor(geometry.compression)
+        self._compress = compressor(geometry.compression)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._reader.close()
 
     @property
     def bytes_read(self) -> int:
@@ -149,12 +147,12 @@ class DiskClusters:
         for number in range(count):
             index = left[number * len(left) // count]
             (content,) = self._reader.read(Window(index, 1))
-            if content:
+            if content is not None:
                 whole += len(self._compress(content))
                 pieces += sum(
                     len(self._compress(piece))
                     for at in range(0, len(content), _PIECE)
-                    if any(piece := content[at : at + _PIECE])
+                    if any(piece := bytes(content[at : at + _PIECE]))
                 )
         return whole / pieces if pieces else 1.0
 
@@ -169,17 +167,22 @@ class DiskClusters:
         found = array("Q")
         for first in range(0, len(left), _AT_ONCE):
             part = left[first : first + _AT_ONCE]
-            used = self._pool.map(lambda index: any(self._reader.read(Window(index, 1))), part)
+            used = self._pool.map(self._is_used, part)
             found.extend(index for index, is_used in zip(part, used, strict=True) if is_used)
         return found
 
+    def _is_used(self, index: int) -> bool:
+        (content,) = self._reader.read(Window(index, 1))
+        return content is not None
+
     def plain(self, index: int) -> bytes:
         """See :meth:`.Clusters.plain`."""
-        return self._reader.read(Window(index, 1))[0]
+        (content,) = self._reader.read(Window(index, 1))
+        return b"" if content is None else bytes(content)
 
     def _make(self, window: Window) -> list[Cluster]:
         return [
-            Cluster(window.first + number, self._compress(content) if content else b"")
+            Cluster(window.first + number, b"" if content is None else self._compress(content))
             for number, content in enumerate(self._reader.read(window))
         ]
 
@@ -193,23 +196,27 @@ class _Reader:
         self._size = geometry.cluster_size
         self._extents = extents
         self._zeros = bytes(self._size)
-        self._fd = _open_directly(source)
         self._lock = threading.Lock()
         self._own = threading.local()
 
-    def close(self) -> None:
-        os.close(self._fd)
+    def read(self, window: Window) -> Iterator[memoryview | None]:
+        """Yield the window's clusters, each whole, or None if it is all zeros.
 
-    def read(self, window: Window) -> list[bytes]:
-        """Return the window's clusters, each whole, or empty if it is all zeros."""
+        They are valid until this thread reads again.
+        """
         size = self._size
         memory = self._fill(window.first * size, window.count * size)
-        clusters = (bytes(memory[at : at + size]) for at in range(0, window.count * size, size))
-        return [b"" if cluster == self._zeros else cluster for cluster in clusters]
+        view = memoryview(memory)
+        for at in range(0, window.count * size, size):
+            yield None if self._is_zero(memory, at) else view[at : at + size]
+
+    def _is_zero(self, memory: mmap.mmap, at: int) -> bool:
+        # By libc: Python 3.11 compares a memoryview byte for byte, and a copy for it costs memory.
+        return bool(_LIBC.memcmp(_address(memory, at), self._zeros, self._size) == 0)
 
     def read_range(self, begin: int, length: int) -> bytes:
         """Return a part of the disk; what is not in use, or behind its end, as zeros."""
-        return bytes(self._fill(begin, length)[:length])
+        return self._fill(begin, length)[:length]
 
     def _fill(self, begin: int, length: int) -> mmap.mmap:
         memory = self._memory(length)
@@ -229,33 +236,10 @@ class _Reader:
         end = min(-(-end // _ALIGNMENT) * _ALIGNMENT, self._source.size)
         with memoryview(memory) as view:
             while start < end:
-                count = self._read_once(view[start - begin : end - begin], start)
+                count = self._source.read_into(view[start - begin : end - begin], start)
                 start += count
                 with self._lock:
                     self.bytes_read += count
-
-    def _read_once(self, view: memoryview, offset: int) -> int:
-        try:
-            count = os.preadv(self._fd, [view], offset)
-        except OSError as exc:
-            if exc.errno == errno.EIO and len(view) > _ALIGNMENT:
-                # It failed as a whole: come nearer to the sector, which may answer this time.
-                half = len(view) // 2 // _ALIGNMENT * _ALIGNMENT or _ALIGNMENT
-                return self._read_once(view[:half], offset)
-            # EINVAL: the end of a disk that is no multiple of 4096, or a file system without
-            # O_DIRECT
-            if exc.errno != errno.EINVAL:
-                raise self._source.read_error(offset, exc) from exc
-            count = self._read_buffered(view, offset)
-        if count == 0:
-            raise self._source.end_error(offset)
-        return count
-
-    def _read_buffered(self, view: memoryview, offset: int) -> int:
-        try:
-            return os.preadv(self._source.fd, [view], offset)
-        except OSError as exc:
-            raise self._source.read_error(offset, exc) from exc
 
     def _memory(self, length: int) -> mmap.mmap:
         memory: mmap.mmap | None = getattr(self._own, "memory", None)
@@ -263,13 +247,6 @@ class _Reader:
             # aligned to pages, as O_DIRECT wants it
             memory = self._own.memory = mmap.mmap(-1, max(length, _WINDOW))
         return memory
-
-
-def _open_directly(source: Source) -> int:
-    """Open the disk once more, past the page cache: it is read once, and memory is scarce."""
-    with contextlib.suppress(OSError):
-        return os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-    return os.dup(source.fd)
 
 
 def _joined(extents: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -287,7 +264,11 @@ def _joined(extents: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _clear(memory: mmap.mmap, begin: int, end: int) -> None:
     if end > begin:
-        ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory, begin)), 0, end - begin)
+        ctypes.memset(_address(memory, begin), 0, end - begin)
+
+
+def _address(memory: mmap.mmap, at: int) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory, at))
 
 
 def _windows(geometry: Geometry, extents: Extents, first: Extents) -> "_Windows":
@@ -320,27 +301,3 @@ class _Windows:
             for first in range(begin, end, most):
                 self._first.append(first)
                 self._count.append(min(most, end - first))
-
-
-def _compressor(compression: str) -> Callable[[bytes], bytes]:
-    if compression == "none":
-        return lambda content: content
-    if compression == "zlib":
-        return _deflate
-    own = threading.local()
-
-    def compress(content: bytes) -> bytes:
-        compressor = getattr(own, "compressor", None)
-        if compressor is None:
-            compressor = own.compressor = zstandard.ZstdCompressor(
-                level=1, write_content_size=False, write_checksum=False
-            )
-        compressed: bytes = compressor.compress(content)
-        return compressed
-
-    return compress
-
-
-def _deflate(content: bytes) -> bytes:
-    packer = zlib.compressobj(6, zlib.DEFLATED, _ZLIB_WINDOW)
-    return packer.compress(content) + packer.flush()

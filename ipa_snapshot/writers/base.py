@@ -66,6 +66,9 @@ class Writer(ABC):
     schemes: ClassVar[frozenset[str]]
     """The schemes of the storage URLs that the writer can write to."""
 
+    reads_source: ClassVar[bool] = False
+    """Whether all is read by the source's own methods, so that sectors may be lost and noted."""
+
     @abstractmethod
     def write(
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter

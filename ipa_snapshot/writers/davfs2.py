@@ -162,6 +162,8 @@ class UploadWatch:
 
 def _find_daemon(mount_point: Path) -> psutil.Process | None:
     for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "mount.davfs" and str(mount_point) in process.info["cmdline"]:
+        if process.info["name"] == "mount.davfs" and str(mount_point) in (
+            process.info["cmdline"] or ()
+        ):
             return process
     return None

@@ -18,6 +18,7 @@ class DdWriter(Writer):
     """Stores the raw bytes, whatever format the options ask for: the result says ``raw``."""
 
     schemes = frozenset({"http", "https", "nfs", "file"})
+    reads_source = True
 
     def write(
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
