@@ -3,6 +3,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,11 @@ from oslo_log import log
 
 from ipa_snapshot import errors
 from ipa_snapshot.devices.block_device import BlockDevice
+from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.partitions import Partition, list_partitions
+from ipa_snapshot.devices.sectors import LostSectors
 from ipa_snapshot.devices.source import Source, open_source
+from ipa_snapshot.progress_object import ProgressObject
 from ipa_snapshot.request import SnapshotRequest
 from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Trust
@@ -23,6 +27,7 @@ from snapshot_core.storage.base import Storage
 LOG = log.getLogger(__name__)
 
 _STOP_INTERVAL_S = 5
+_MOST_LOST = 100  # of the extents that were lost, so many are named in a result
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class SnapshotResult:
     written: writers.Written
     partitions: tuple[Partition, ...]
     elapsed_s: float
+    lost: Extents
 
     def to_wire(self) -> dict[str, Any]:
         """Return the result of the agent's command, which is the manifest beside the image."""
@@ -53,9 +59,18 @@ class SnapshotResult:
             "writer": self.writer,
             "compression": self.written.compression,
             "partitions": [partition.to_wire() for partition in self.partitions],
-            "warnings": list(used_map.warnings) if used_map else [],
+            "lost": {"bytes": self.lost.total, "extents": list(self.lost)[:_MOST_LOST]},
+            "warnings": [*(used_map.warnings if used_map else ()), *self._losses()],
             "elapsed_s": round(self.elapsed_s, 3),
         }
+
+    def _losses(self) -> list[str]:
+        if not self.lost:
+            return []
+        return [
+            "%d bytes at %d places could not be read from %s, and are zeros in the image"
+            % (self.lost.total, len(self.lost), self.device.name)
+        ]
 
 
 def take_snapshot(
@@ -78,16 +93,20 @@ def take_snapshot(
         "Taking a snapshot of %(device)s (%(bytes)d bytes) to %(url)s with the writer %(writer)s",
         {"device": device.name, "bytes": device.size, "url": request.location, "writer": name},
     )
+    lost = _lost_sectors(request, name, writer)
     with (
-        open_source(device.name) as source,
+        open_source(device.name, lost) as source,
         open_storage(request.location, request.credentials, trust) as storage,
+        ProgressObject(storage, request.image_name) as shown,
     ):
         _check_size(device, source)
-        meter = Meter(_StopWatch(storage, request.image_name, on_progress))
+        listeners: list[OnProgress] = [shown, *([on_progress] if on_progress else [])]
+        meter = Meter(_StopWatch(storage, request.image_name, listeners))
         meter.phase("prepare")
         storage.claim(request.image_name)
+        shown.begin()
         destination = writers.Destination(
-            storage, part_name(request.image_name), request.location, request.credentials, trust
+            storage, storage.part(request.image_name), request.location, request.credentials, trust
         )
         try:
             written = writer.write(source, destination, request.image, meter)
@@ -97,13 +116,28 @@ def take_snapshot(
             )
             storage.publish(request.image_name, written.size)
         except BaseException:
-            storage.discard(destination.part)
+            storage.abandon(request.image_name)
             raise
         result = SnapshotResult(
-            request.image_name, device, name, written, tuple(partitions), time.monotonic() - began
-        )
+            request.image_name, device, name, written, tuple(partitions), time.monotonic() - began,
+            lost.extents() if lost else Extents(),
+        )  # fmt: skip
+        shown.end()
         _write_manifest(storage, result)
     return result
+
+
+def _lost_sectors(
+    request: SnapshotRequest, name: str, writer: writers.Writer
+) -> LostSectors | None:
+    if request.bad_sectors == "fail":
+        return None
+    if not writer.reads_source:
+        raise errors.InvalidRequest(
+            "the writer %s cannot go on past bad sectors: use the writer %s"
+            % (name, writers.DEFAULT)
+        )
+    return LostSectors()
 
 
 def describe_path(path: str) -> BlockDevice:
@@ -118,12 +152,12 @@ def describe_path(path: str) -> BlockDevice:
 def _write_manifest(storage: Storage, result: SnapshotResult) -> None:
     """Write the result beside the image, last of all: where it is, the image is whole."""
     manifest = json.dumps(result.to_wire(), indent=1).encode()
-    part, name = part_name(result.image_name), manifest_name(result.image_name)
+    name = result.image_name
     try:
-        storage.write(part, [manifest], len(manifest))
-        storage.rename(part, name)
+        storage.remove(manifest_name(name))  # which held the progress
+        storage.write_manifest(name, manifest)
     except BaseException:
-        storage.discard(part, name, result.image_name)
+        storage.discard(part_name(name), manifest_name(name), name)
         raise
 
 
@@ -141,15 +175,15 @@ class _StopWatch:
     It asks by the object that :func:`snapshot_core.location.stop_name` names.
     """
 
-    def __init__(self, storage: Storage, image_name: str, on_progress: OnProgress | None) -> None:
+    def __init__(self, storage: Storage, image_name: str, listeners: Sequence[OnProgress]) -> None:
         self._storage = storage
         self._image_name = image_name
-        self._on_progress = on_progress
+        self._listeners = listeners
         self._asked = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        if self._on_progress is not None:
-            self._on_progress(progress)
+        for listener in self._listeners:
+            listener(progress)
         if time.monotonic() - self._asked >= _STOP_INTERVAL_S:
             self._asked = time.monotonic()
             if self._is_unwanted():
@@ -157,7 +191,7 @@ class _StopWatch:
 
     def _is_unwanted(self) -> bool:
         try:
-            return self._storage.size(stop_name(self._image_name)) is not None
+            return self._storage.exists(stop_name(self._image_name))
         except errors.StorageUnavailable as exc:
             LOG.debug("Not told whether to go on: %(reason)s", {"reason": exc})
             return False

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A snapshot into a directory: the result tells the truth, and a failure leaves nothing."""
 
+import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,22 @@ def test_progress_is_told_from_the_beginning_to_the_end(directory: Path, disk: P
     take_snapshot(_request(directory), describe_path(str(disk)), on_progress=told.append)
     phases = list(dict.fromkeys(progress.phase for progress in told))
     assert phases == ["prepare", "map", "stream", "publish"]
+
+
+def test_meanwhile_the_progress_lies_where_the_manifest_will(directory: Path, disk: Path) -> None:
+    found: list[dict[str, Any]] = []
+
+    def look(progress: Progress) -> None:
+        deadline = time.monotonic() + 30
+        while progress.phase == "stream" and not found:
+            assert time.monotonic() < deadline
+            with contextlib.suppress(FileNotFoundError, ValueError):  # not there yet, or not whole
+                found.append(json.loads((directory / "image.json").read_bytes()))
+
+    result = take_snapshot(_request(directory), describe_path(str(disk)), on_progress=look)
+    assert found[0].keys() == {"progress"}
+    assert Progress.parse(found[0]["progress"]) is not None
+    assert json.loads((directory / "image.json").read_bytes()) == result.to_wire()
 
 
 @pytest.mark.parametrize("taken", ["image", "image.part", "image.json"])

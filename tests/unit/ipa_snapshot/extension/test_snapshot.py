@@ -134,7 +134,7 @@ def test_the_result_of_a_snapshot_is_the_command_s(
     assert set(result) == {
         "image_name", "disk_format", "virtual_size", "size", "checksum", "device", "used",
         "bytes_read", "bytes_sent", "writer", "compression", "partitions", "warnings",
-        "elapsed_s",
+        "elapsed_s", "lost",
     }  # fmt: skip
     assert result["device"]["serial"] == "A"
     assert result["virtual_size"] == 8 * MIB
