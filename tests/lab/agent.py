@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real ironic-python-agent without an Ironic, locked up where it cannot hurt the host."""
+"""A real ironic-python-agent, with an Ironic or without, where it cannot hurt the host."""
 
 import dataclasses
 import json
@@ -22,10 +22,16 @@ listen_host = 127.0.0.1
 listen_port = {port}
 advertise_host = 127.0.0.1
 advertise_port = {port}
-agent_token = {token}
-# Nothing appears later: neither disks nor an Ironic that would hand out certificates.
+# No disk appears later.
 disk_wait_attempts = 0
+"""
+_ALONE_CONFIG = """\
+agent_token = {token}
 enable_auto_tls = false
+"""
+_LOOKUP_CONFIG = """\
+api_url = {lookup.api_url}
+lookup_timeout = 30
 """
 _TLS_CONFIG = """\
 listen_tls = true
@@ -57,13 +63,25 @@ class FakeDisk:
         return words
 
 
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """How an agent finds its node: the Ironic to ask, and the MAC address of the node's port."""
+
+    api_url: str
+    mac: str
+
+
 class Agent(services.Service):
     """Run the agent while the context lasts; it answers at ``url`` to ``token``.
+
+    With a ``lookup`` it belongs to an Ironic, as in a ramdisk: that gives it a token which nobody
+    else knows (``token`` is not used), it makes a certificate for itself, and sends heartbeats.
 
     :param disks: the disks that it finds; its root device rules then choose among them.
     :param tls: paths of a certificate and its key, to serve https.
     :param environment: further variables for the agent, such as a PATH with other tools.
-    :param extra_config: lines for the [DEFAULT] section, such as ``api_url``.
+    :param extra_config: lines for the [DEFAULT] section; other sections may follow them.
+    :param lookup: the node whose ramdisk this is; that must be waiting for one already.
     """
 
     def __init__(
@@ -73,9 +91,10 @@ class Agent(services.Service):
         tls: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
         environment: dict[str, str] | None = None,
         extra_config: str = "",
+        lookup: Lookup | None = None,
     ) -> None:
         self.port = processes.free_port()
-        scheme = "https" if tls else "http"
+        scheme = "https" if tls or lookup else "http"
         super().__init__("agent", f"{scheme}://127.0.0.1:{self.port}", probe="/v1/status")
         self.disks = list(disks)
         # Ironic's tokens are this long, and IPA refuses shorter ones from it.
@@ -83,6 +102,7 @@ class Agent(services.Service):
         self._tls = tls
         self._environment = environment or {}
         self._extra_config = extra_config
+        self._lookup = lookup
 
     @property
     def log(self) -> pathlib.Path:
@@ -113,6 +133,7 @@ class Agent(services.Service):
             "LAB_FAKE_DISKS": str(described),
             # A machine's temporary files go with its power: so do this agent's.
             "TMPDIR": str(self.tempdir),
+            **({"LAB_FAKE_MAC": self._lookup.mac} if self._lookup else {}),
             **self._environment,
         }
         return processes.Server(
@@ -125,7 +146,11 @@ class Agent(services.Service):
         )
 
     def _config(self) -> str:
-        text = _CONFIG.format(state=self.state, port=self.port, token=self.token)
+        text = _CONFIG.format(state=self.state, port=self.port)
+        if self._lookup:
+            text += _LOOKUP_CONFIG.format(lookup=self._lookup)
+        else:
+            text += _ALONE_CONFIG.format(token=self.token)
         if self._tls:
             text += _TLS_CONFIG.format(cert=self._tls[0], key=self._tls[1])
         return text + self._extra_config + "\n"

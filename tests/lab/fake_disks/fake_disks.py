@@ -12,6 +12,8 @@ import pathlib
 # isort: off
 from ironic_python_agent import config  # noqa: F401  (before hardware: it registers the options)
 from ironic_python_agent import hardware
+from ironic_python_agent import netutils
+from ironic_python_agent import tls_utils
 # isort: on
 
 
@@ -40,3 +42,14 @@ class FakeDiskHardwareManager(hardware.GenericHardwareManager):
         """Return one interface: IPA waits a minute for the first one that has a MAC address."""
         mac = os.environ.get("LAB_FAKE_MAC", "52:54:00:11:22:33")
         return [hardware.NetworkInterface("lab0", mac, ipv4_address="127.0.0.1", has_carrier=True)]
+
+    def generate_tls_certificate(self, ip_address: str) -> tls_utils.TlsCertificate:
+        """Return the certificate that the agent's own code makes, in the agent's own directory.
+
+        IPA 13 puts it below /run/ironic-python-agent, which two agents on one host would share.
+        """
+        directory = pathlib.Path(os.environ["LAB_FAKE_DISKS"]).parent
+        cert, key = str(directory / "agent.crt"), str(directory / "agent.key")
+        name = netutils.get_hostname()
+        text = tls_utils._generate_tls_certificate(cert, key, name, ip_address)
+        return tls_utils.TlsCertificate(text, cert, key)
