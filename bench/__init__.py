@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements; never part of the tests, whose machines are too noisy to judge by time."""
+"""Measurements: ways to make an image of the same disk, against each other."""
