@@ -6,12 +6,14 @@ file. There the file system's own check finds nothing wrong, every file is as be
 of the junk is found.
 """
 
+import contextlib
 import hashlib
 import mmap
 import os
 import random
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -496,10 +498,46 @@ def test_of_a_vfat_only_what_it_uses_is_in_the_map(bits: int, mib: int, tmp_path
 def test_of_an_exfat_only_what_it_uses_is_in_the_map(tmp_path: Path) -> None:
     original = make_file(tmp_path / "disk.raw", 100 * MIB)
     disks.run("mkfs.exfat", original)
+    with _exfat(original, tmp_path) as top:
+        numbers = random.Random(6)
+        for index in range(20):
+            _write_some(top / f"d{index % 3}", numbers, 2, index)
+            (top / f"junk{index}").write_bytes(JUNK * 20000)
+        os.sync()
+        for path in top.glob("junk*"):
+            path.unlink()
     found = map_of(original)
-    assert only(found).used < 5 * MIB
+    assert only(found).used < 15 * MIB
     target = copy(original, found.extents, tmp_path / "copy.raw", 100 * MIB)
     disks.run("fsck.exfat", "-n", target)
+    with _exfat(original, tmp_path) as top:
+        expected = _contents(top)
+    with _exfat(target, tmp_path) as top:
+        assert _contents(top) == expected
+    assert len(expected) == 40
+    assert has_junk(original)
+    assert not has_junk(target)
+
+
+@contextlib.contextmanager
+def _exfat(path: Path, tmp_path: Path) -> Iterator[Path]:
+    # Kernels need not have exFAT; this is the driver in user space.
+    top = tmp_path / "exfat"
+    top.mkdir(exist_ok=True)
+    with disks.LoopDevice(path) as loop:
+        disks.run("mount.exfat-fuse", loop.path, top)
+        try:
+            yield top
+        finally:
+            disks.run("umount", top)
+
+
+def _contents(top: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(top)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in top.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize(
