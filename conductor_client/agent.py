@@ -32,13 +32,17 @@ _SHA512 = re.compile(r"[0-9a-f]{128}")
 
 @dataclass(frozen=True)
 class Captured:
-    """What the agent says that it stored; sizes in bytes. ``raw`` is its whole result."""
+    """What the agent says that it stored; sizes in bytes. ``raw`` is its whole result.
+
+    ``lost`` is how much could not be read, and is zeros in the image.
+    """
 
     image_name: str
     disk_format: str
     virtual_size: int
     size: int
     sha512: str
+    lost: int
     raw: Mapping[str, Any]
 
     @classmethod
@@ -52,16 +56,18 @@ class Captured:
                 raise ValueError("no sha512 checksum")
             captured = cls(
                 str(raw["image_name"]), raw["disk_format"], raw["virtual_size"], raw["size"],
-                raw["checksum"]["value"], raw,
+                raw["checksum"]["value"], raw.get("lost", {}).get("bytes", 0), raw,
             )  # fmt: skip
             if captured.disk_format not in ("qcow2", "raw"):
                 raise ValueError("unknown disk_format")
             for size in (captured.size, captured.virtual_size):
                 if type(size) is not int or not 0 < size < 1 << 63:
                     raise ValueError("a size is not a number of bytes")
+            if type(captured.lost) is not int or not 0 <= captured.lost <= captured.virtual_size:
+                raise ValueError("what was lost is not a number of bytes")
             if not _SHA512.fullmatch(captured.sha512):
                 raise ValueError("the checksum is not that of sha512")
-        except (KeyError, TypeError, ValueError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise errors.CommandFailed("an unusable result", str(exc)) from exc
         return captured
 

@@ -2,21 +2,27 @@
 """The command ``ironic-snapshot``: the conductor's side of a snapshot, without Ironic."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from conductor_client.access import StorageAccess
 from conductor_client.flow import CaptureOptions, take_snapshot
+from conductor_client.reap import reap
 from snapshot_core import errors, terminal
 from snapshot_core.credentials import Credentials, Trust, read_secret_file
 
 PROGRAM = "ironic-snapshot"
+_UNITS_S = {"m": 60, "h": 3600, "d": 24 * 3600}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
     arguments = _parser().parse_args(argv)
     terminal.set_up_logging(PROGRAM, debug=arguments.debug)
-    return terminal.run(PROGRAM, lambda: _take(arguments), _show, as_json=arguments.json)
+    return terminal.run(
+        PROGRAM, lambda: arguments.action(arguments), arguments.show, as_json=arguments.json
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +52,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_capture_arguments(take)
     terminal.add_common_arguments(take)
+    take.set_defaults(action=_take, show=_show)
+    _add_reap(commands)
     return parser
+
+
+def _add_reap(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "reap", help="remove images from the storage that nobody fetched", allow_abbrev=False
+    )
+    parser.add_argument("--storage-url", required=True, metavar="URL", help="intermediate storage")
+    parser.add_argument(
+        "--older-than", required=True, type=_age, metavar="AGE", dest="older_than_s",
+        help="a number with m, h or d, such as 7d, since an image was written",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    terminal.add_storage_arguments(parser)
+    terminal.add_common_arguments(parser)
+    parser.set_defaults(action=_reap, show=lambda result: "\n".join(result["removed"]))
 
 
 def _add_capture_arguments(take: argparse.ArgumentParser) -> None:
@@ -84,6 +107,7 @@ def _take(arguments: argparse.Namespace) -> dict[str, Any]:
                 arguments.expected_serial,
                 arguments.expected_wwn,
                 arguments.any_root,
+                arguments.bad_sectors,
             ),
             work_dir=arguments.work_dir,
             timeout_s=arguments.timeout_s,
@@ -93,3 +117,17 @@ def _take(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> str:
     return terminal.image_text(result["image_ref"], result)
+
+
+def _age(text: str) -> int:
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
+    if not found:
+        raise argparse.ArgumentTypeError("%r is no age: expected 30m, 12h or 7d" % text)
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def _reap(arguments: argparse.Namespace) -> dict[str, Any]:
+    access = StorageAccess.of(
+        arguments.storage_url, arguments.auth_file, arguments.cacert, insecure=arguments.insecure
+    )
+    return {"removed": reap(access, arguments.older_than_s, dry_run=arguments.dry_run)}

@@ -14,6 +14,9 @@ __all__ = [
     "CommandFailed",
     "ImageNotQueued",
     "InvalidRequest",
+    "IronicUnavailable",
+    "NodeNotReady",
+    "ServiceFailed",
     "SnapshotError",
     "StorageMismatch",
     "StorageUnavailable",
@@ -39,4 +42,18 @@ class ImageNotQueued(SnapshotError):
 
 
 class UploadFailed(SnapshotError):
-    """The image could not be stored where it was to go."""
+    """The image could not be stored where it was to go; if it is kept, ``kept`` is true."""
+
+    kept = False
+
+
+class IronicUnavailable(SnapshotError):
+    """Ironic's API does not answer, or refuses us."""
+
+
+class NodeNotReady(SnapshotError):
+    """The node cannot be asked for a snapshot as it is: nothing was started."""
+
+
+class ServiceFailed(SnapshotError):
+    """Ironic ended the node's service before there was an image."""

@@ -1,77 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot from the conductor's side, from the first check to the last clean-up."""
+"""A snapshot through an agent that is reached directly, without Ironic."""
 
-import contextlib
 import time
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oslo_log import log
 
-from conductor_client import errors
+from conductor_client import delivery, errors
 from conductor_client.agent import Agent, Captured
-from conductor_client.convert import converted
-from conductor_client.images import ImageFacts, ImageTarget, parse_image_ref
-from conductor_client.verified import VerifiedImage
+from conductor_client.delivery import CaptureOptions, Snapshot
+from conductor_client.images import parse_image_ref
 from snapshot_core.credentials import Credentials, Trust
-from snapshot_core.location import Location, check_image_name, manifest_name, part_name, stop_name
-from snapshot_core.progress import Meter, OnProgress
+from snapshot_core.location import Location, check_image_name, stop_name
+from snapshot_core.progress import OnProgress
 from snapshot_core.storage import open_storage
 from snapshot_core.storage.base import Storage
+
+__all__ = ["CaptureOptions", "Snapshot", "take_snapshot"]
 
 LOG = log.getLogger(__name__)
 
 _POLL_S = 1.0
 # An agent under full load still answers; one that is silent for this long is gone.
 _AGENT_PATIENCE_S = 300
-_TIMEOUT_S = 24 * 3600
 # The agent looks every few seconds whether it is to stop, save where davfs2 or a disk blocks it.
 _STOP_PATIENCE_S = 60
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A finished snapshot; sizes in bytes. ``sha512`` is that of the image at ``image_ref``."""
-
-    image_ref: str
-    disk_format: str
-    size: int
-    sha512: str
-    captured: Captured
-    warnings: tuple[str, ...]
-    elapsed_s: float
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return what ``ironic-snapshot take --json`` prints."""
-        return {
-            "image_ref": self.image_ref,
-            "disk_format": self.disk_format,
-            "size": self.size,
-            "virtual_size": self.captured.virtual_size,
-            "checksum": {"algorithm": "sha512", "value": self.sha512},
-            "captured": dict(self.captured.raw),
-            "warnings": list(self.warnings),
-            "elapsed_s": round(self.elapsed_s, 3),
-        }
-
-
-@dataclass(frozen=True)
-class CaptureOptions:
-    """What the agent is asked for, beyond where the image goes."""
-
-    writer: str = "auto"
-    image_format: str = "qcow2"
-    compression: str = "auto"
-    expected_serial: str | None = None
-    expected_wwn: str | None = None
-    any_root: bool = False
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return the options of the agent's command."""
-        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 def take_snapshot(
@@ -88,7 +42,7 @@ def take_snapshot(
     image_name: str | None = None,
     connection: Any = None,
     work_dir: str | None = None,
-    timeout_s: float = _TIMEOUT_S,
+    timeout_s: float = delivery.TIMEOUT_S,
 ) -> Snapshot:
     """Take a snapshot of the machine whose agent is at ``agent_url``.
 
@@ -108,39 +62,23 @@ def take_snapshot(
     :param timeout_s: how long the capture may take, in seconds.
     :raises: one of ``conductor_client.errors``
     """
-    began = time.monotonic()
     options, trust = options or CaptureOptions(), trust or Trust()
     location = Location.parse(storage_url)
-    name = check_image_name(image_name or "%s-snapshot.%s" % (uuid.uuid4(), options.image_format))
+    name = check_image_name(image_name or delivery.new_image_name(options.image_format))
     target = parse_image_ref(image_ref, connection)
-    meter = Meter(on_progress)
+    params = {
+        "url": storage_url, "image_name": name, **options.to_wire(), **_access(credentials, trust),
+    }  # fmt: skip
     with (
         Agent(agent_url, agent_token, agent_trust or Trust()) as agent,
         open_storage(location, credentials, trust) as storage,
     ):
-        _check(agent, storage, name, target)
-        params = {
-            "url": storage_url, "image_name": name, **options.to_wire(),
-            **_access(credentials, trust),
-        }  # fmt: skip
-        with _intermediate_image(storage, name) as warnings:
-            captured = _capture(agent, storage, params, on_progress, timeout_s)
-            image = VerifiedImage(storage, name, captured.size, captured.sha512, meter)
-            with _in_format(image, captured, options, work_dir, meter) as (final, disk_format):
-                meter.phase("upload", final.size)
-                target.store(final, ImageFacts(disk_format, captured.virtual_size))
-        return Snapshot(
-            image_ref, disk_format, final.size, final.sha512, captured, tuple(warnings),
-            time.monotonic() - began,
-        )  # fmt: skip
-
-
-def _check(agent: Agent, storage: Storage, name: str, target: ImageTarget) -> None:
-    target.check()
-    agent.check()
-    # The agent claims the name itself, when it starts; this proves that we can write and remove.
-    storage.claim(name)
-    storage.remove(part_name(name))
+        return delivery.take(
+            _AgentCapture(agent, storage, params, on_progress, timeout_s),
+            delivery.Order(
+                storage, name, image_ref, target, options.image_format, work_dir, on_progress
+            ),
+        )
 
 
 def _access(credentials: Credentials | None, trust: Trust) -> dict[str, Any]:
@@ -152,42 +90,36 @@ def _access(credentials: Credentials | None, trust: Trust) -> dict[str, Any]:
     return access
 
 
-@contextlib.contextmanager
-def _intermediate_image(storage: Storage, name: str) -> Iterator[list[str]]:
-    """Remove the intermediate image in the end, whatever happens.
+class _AgentCapture(delivery.Capture):
+    """Sends the agent its command, and polls it."""
 
-    Yields the list of warnings: after a success, an image that cannot be removed is one.
-    """
-    warnings: list[str] = []
-    try:
-        yield warnings
-    except BaseException:
-        storage.discard(part_name(name), name, manifest_name(name))
-        raise
-    try:
-        storage.remove(name)
-        storage.remove(manifest_name(name))
-    except errors.SnapshotError as exc:
-        warnings.append("the intermediate image is left behind: %s" % exc)
-        LOG.warning(warnings[-1])
+    def __init__(
+        self,
+        agent: Agent,
+        storage: Storage,
+        params: dict[str, Any],
+        on_progress: OnProgress | None,
+        timeout_s: float,
+    ) -> None:
+        self._agent = agent
+        self._storage = storage
+        self._params = params
+        self._on_progress = on_progress
+        self._timeout_s = timeout_s
 
+    def check(self) -> None:
+        """See :meth:`.Capture.check`."""
+        self._agent.check()
+        delivery.check_storage(self._storage, self._params["image_name"])
 
-def _capture(
-    agent: Agent,
-    storage: Storage,
-    params: dict[str, Any],
-    on_progress: OnProgress | None,
-    timeout_s: float,
-) -> Captured:
-    command_id = agent.start(params)
-    try:
-        captured = _follow(agent, command_id, on_progress, timeout_s)
-    except (KeyboardInterrupt, _TimedOut):
-        _stop(agent, command_id, storage, params["image_name"])
-        raise
-    if captured.image_name != params["image_name"]:
-        raise errors.CommandFailed("an unusable result", "it is about another image")
-    return captured
+    def run(self) -> Captured:
+        """See :meth:`.Capture.run`."""
+        command_id = self._agent.start(self._params)
+        try:
+            return _follow(self._agent, command_id, self._on_progress, self._timeout_s)
+        except (KeyboardInterrupt, _TimedOut):
+            _stop(self._agent, command_id, self._storage, self._params["image_name"])
+            raise
 
 
 def _follow(
@@ -231,18 +163,3 @@ def _stop(agent: Agent, command_id: str, storage: Storage, name: str) -> None:
         )
     finally:
         storage.discard(stop_name(name))
-
-
-@contextlib.contextmanager
-def _in_format(
-    image: VerifiedImage, captured: Captured, options: CaptureOptions, work_dir: str | None,
-    meter: Meter,
-) -> Iterator[tuple[VerifiedImage, str]]:  # fmt: skip
-    if captured.disk_format == options.image_format:
-        yield image, captured.disk_format
-    elif captured.disk_format == "raw":
-        LOG.info("Converting the raw image to qcow2")
-        with converted(image, work_dir, meter) as final:
-            yield final, "qcow2"
-    else:
-        raise errors.CommandFailed("an unusable result", "the image is %s" % captured.disk_format)

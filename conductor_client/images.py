@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the finished image goes: a queued Glance image, or a file for standalone use."""
 
+import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,11 @@ _GLANCE_ERRORS = (
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is told of the image; ``virtual_size`` in bytes."""
+    """What is told of the image; ``virtual_size``, and ``lost`` of it, in bytes."""
 
     disk_format: str
     virtual_size: int
+    lost: int = 0
 
 
 class ImageTarget(ABC):
@@ -63,8 +66,20 @@ class GlanceImage(ImageTarget):
 
     def check(self) -> None:
         """See :meth:`.ImageTarget.check`."""
+        status = self.status()
+        if status != "queued":
+            raise errors.ImageNotQueued(
+                "the image %s is %s, expected queued: create a new one, without data"
+                % (self._id, status)
+            )
+
+    def status(self) -> str:
+        """Return Glance's status of the image: ``queued``, ``active``.
+
+        :raises: ImageNotQueued when there is none, UploadFailed when Glance does not tell
+        """
         try:
-            status = self._glance.get_image(self._id).status
+            return str(self._glance.get_image(self._id).status)
         except openstack.exceptions.NotFoundException as exc:
             raise errors.ImageNotQueued(
                 "there is no image %s in Glance, or this project does not see it: create it "
@@ -74,11 +89,10 @@ class GlanceImage(ImageTarget):
             raise errors.UploadFailed(
                 "Glance does not tell of image %s: %s" % (self._id, exc)
             ) from exc
-        if status != "queued":
-            raise errors.ImageNotQueued(
-                "the image %s is %s, expected queued: create a new one, without data"
-                % (self._id, status)
-            )
+
+    def discard(self) -> None:
+        """Delete the image; never raise, but log what remains."""
+        LOG.info("Image %(id)s, %(how)s", {"id": self._id, "how": self._delete()})
 
     def store(self, image: VerifiedImage, facts: ImageFacts) -> None:
         """See :meth:`.ImageTarget.store`."""
@@ -100,6 +114,7 @@ class GlanceImage(ImageTarget):
                 container_format="bare",
                 min_disk=-(-facts.virtual_size // _GIB),
                 image_type="snapshot",
+                **({"snapshot_lost_bytes": str(facts.lost)} if facts.lost else {}),
             )
         except _GLANCE_ERRORS as exc:
             raise errors.UploadFailed(
@@ -195,6 +210,28 @@ class ImageFile(ImageTarget):
         except BaseException:
             self._directory.discard(part)
             raise
+
+
+@contextlib.contextmanager
+def queued_image(connection: Any, name: str, properties: Mapping[str, str]) -> Iterator[str]:
+    """Make an image without data and yield its UUID; it goes again if nothing comes of it.
+
+    It stays after an interrupt, and after an error that leaves its data for another try.
+
+    :raises: UploadFailed
+    """
+    try:
+        image_id = connection.image.create_image(
+            name=name, allow_duplicates=True, visibility="private", **properties
+        ).id
+    except _GLANCE_ERRORS as exc:
+        raise errors.UploadFailed("Glance does not make the image %s: %s" % (name, exc)) from exc
+    try:
+        yield image_id
+    except Exception as exc:
+        if not getattr(exc, "kept", False):
+            GlanceImage(image_id, connection).discard()
+        raise
 
 
 def parse_image_ref(image_ref: str, connection: Any = None) -> ImageTarget:

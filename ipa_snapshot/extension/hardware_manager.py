@@ -29,6 +29,8 @@ ARGUMENTS = {
     "that the ramdisk has.",
     "image_format": "qcow2 (the default) or raw.",
     "compression": "auto (the default), zstd, zlib or none; for qcow2.",
+    "bad_sectors": "fail (the default): a sector that cannot be read ends the snapshot; zero: it "
+    "is zeros in the image, and is told.",
     "expected_serial": "Refuse any disk but the one with this serial number.",
     "expected_wwn": "Refuse any disk but the one with this WWN.",
     "url": "Another storage than the configured one; only below what the ramdisk's configuration "

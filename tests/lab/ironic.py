@@ -165,7 +165,8 @@ class Ironic(services.Service):
         found = []
         for line in self.log.read_text(errors="replace").splitlines():
             if _NOTIFICATION in line:
-                message = json.loads(line[line.index("{") :])
+                # raw_decode: oslo.log appends to what is sent on an exception.
+                message, _end = json.JSONDecoder().raw_decode(line[line.index("{") :])
                 payload = message["payload"]["ironic_object.data"]
                 if node in (None, payload.get("uuid")):
                     found.append(Notification(message["event_type"], payload))

@@ -109,8 +109,15 @@ def test_a_running_command_tells_its_progress_if_it_makes_sense(
 def test_a_command_that_succeeded_tells_what_is_stored(connect: Connect) -> None:
     result = result_about("image", b"data", extra=1)
     assert _ask(connect(FakeAgent(succeeded(result)))).captured == Captured(
-        "image", "qcow2", 1024, 4, result["checksum"]["value"], result
+        "image", "qcow2", 1024, 4, result["checksum"]["value"], 0, result
     )
+
+
+def test_what_could_not_be_read_of_the_disk_is_told(connect: Connect) -> None:
+    result = result_about("image", b"data", lost={"bytes": 512, "extents": [[0, 512]]})
+    captured = _ask(connect(FakeAgent(succeeded(result)))).captured
+    assert captured is not None
+    assert captured.lost == 512
 
 
 GOOD = result_about("image", b"data")
@@ -123,6 +130,8 @@ SHA512 = GOOD["checksum"]["value"]
         None, "done", 7, [], {}, {"result": "done"},
         *({key: value for key, value in GOOD.items() if key != missing} for missing in GOOD),
         *({**GOOD, "disk_format": value} for value in (None, "vmdk", "", ["qcow2"], {}, 7)),
+        *({**GOOD, "lost": value} for value in (7, [], {"bytes": -1}, {"bytes": True},
+                                                {"bytes": 1025}, {"bytes": "1"})),
         *({**GOOD, key: value}
           for key in ("size", "virtual_size")
           for value in (None, 0, -1, True, "4", 4.0, [4], 2**63, 10**400)),

@@ -96,6 +96,7 @@ def test_the_options_reach_the_agent(take: Arguments, storage: Path, tmp_path: P
     del params["image_name"], params["url"]
     assert params == {
         "writer": "dd", "image_format": "qcow2", "compression": "zlib", "any_root": True,
+        "bad_sectors": "fail",
         "expected_serial": "SN", "expected_wwn": "0x5", "insecure": True,
         "auth": {"token": "s3cret"},
     }  # fmt: skip

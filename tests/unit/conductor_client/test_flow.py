@@ -122,12 +122,14 @@ def test_the_agent_is_asked_for_what_was_wanted(take: Take, storage: Path, tmp_p
         image_name="image",
         credentials=Credentials("anna", "s3cret"),
         trust=Trust(str(cacert)),
-        options=CaptureOptions("dd", "qcow2", "zlib", "SN", "0x5", any_root=True),
+        options=CaptureOptions(
+            "dd", "qcow2", "zlib", "SN", "0x5", any_root=True, bad_sectors="zero"
+        ),
     )
     assert machine.started == [{
         "url": "file://%s" % storage, "image_name": "image", "writer": "dd",
         "image_format": "qcow2", "compression": "zlib", "expected_serial": "SN",
-        "expected_wwn": "0x5", "any_root": True,
+        "expected_wwn": "0x5", "any_root": True, "bad_sectors": "zero",
         "auth": {"username": "anna", "password": "s3cret"},
         "cacert": "-----BEGIN CERTIFICATE-----",
     }]  # fmt: skip
@@ -144,7 +146,7 @@ def test_by_default_the_agent_chooses_and_the_name_cannot_be_guessed(
         names.append(params.pop("image_name"))
         assert params == {
             "url": "file://%s" % storage, "writer": "auto", "image_format": "qcow2",
-            "compression": "auto", "any_root": False, "insecure": True,
+            "compression": "auto", "any_root": False, "bad_sectors": "fail", "insecure": True,
         }  # fmt: skip
     assert names[0] != names[1]
     assert all(re.fullmatch(r"[0-9a-f-]{36}-snapshot\.qcow2", name) for name in names)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node in Ironic, through its API: how it is, and what it is asked for.
+
+The API is spoken to without the client library's own resources, since those choose a version of
+the API by themselves, and since what it answers is parsed here, once.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib import parse
+
+import openstack.exceptions
+import tenacity
+from keystoneauth1 import exceptions as keystone_exceptions
+from oslo_log import log
+
+from conductor_client import errors, states
+from snapshot_core.process import printable
+
+LOG = log.getLogger(__name__)
+
+# The verb `service` came with it, in Ironic 23.0.
+API_VERSION = "1.87"
+SERVICE_FAULT = "service failure"
+# An API that is restarted or upgraded is back by then.
+_OUTAGE_S = 600
+_PAUSE = tenacity.wait_random_exponential(multiplier=0.5, max=15)
+_API_ERRORS = (openstack.exceptions.SDKException, keystone_exceptions.ClientException)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A node as Ironic shows it at one moment.
+
+    ``service_step`` is the name of the step that runs now, ``steps`` are those of the service
+    that runs or failed.
+    """
+
+    uuid: str
+    name: str
+    provision_state: str
+    power_state: str | None
+    target_power_state: str | None
+    reservation: str | None
+    maintenance: bool
+    maintenance_reason: str
+    fault: str | None
+    last_error: str
+    vendor_interface: str | None
+    instance_uuid: str | None
+    steps: tuple[Mapping[str, Any], ...]
+
+    @property
+    def free(self) -> bool:
+        """Whether no conductor holds the node's lock."""
+        return self.reservation is None
+
+    @classmethod
+    def parse(cls, raw: object) -> "Record":
+        """Read the API's answer.
+
+        :raises: IronicUnavailable
+        """
+        try:
+            if not isinstance(raw, Mapping):
+                raise ValueError("no object")
+            info = raw.get("driver_internal_info") or {}
+            return cls(
+                uuid=str(raw["uuid"]),
+                name=str(raw.get("name") or raw["uuid"]),
+                provision_state=str(raw["provision_state"]),
+                power_state=raw.get("power_state"),
+                target_power_state=raw.get("target_power_state"),
+                reservation=_shown(raw.get("reservation")),
+                maintenance=bool(raw.get("maintenance")),
+                maintenance_reason=_text(raw.get("maintenance_reason")),
+                fault=raw.get("fault"),
+                last_error=_text(_shown(raw.get("last_error"))),
+                vendor_interface=raw.get("vendor_interface"),
+                instance_uuid=raw.get("instance_uuid"),
+                steps=tuple(dict(step) for step in info.get("service_steps") or ()),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise errors.IronicUnavailable("what Ironic tells of the node is unusable") from exc
+
+    def is_in_step(self, arguments: Mapping[str, Any]) -> bool:
+        """Tell whether the service that runs or failed has a step with these arguments."""
+        return any(step.get("args") == arguments for step in self.steps)
+
+
+class Node:
+    """A node that is named by its UUID or its name.
+
+    :param connection: an ``openstack.connection.Connection``.
+    """
+
+    def __init__(self, connection: Any, ident: str) -> None:
+        self.ident = ident
+        self._connection = connection
+
+    def read(self) -> Record:
+        """Return the node as it is now; an API that does not answer is asked again.
+
+        :raises: NodeNotReady, IronicUnavailable
+        """
+        ask = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Away),
+            stop=tenacity.stop_after_delay(_OUTAGE_S),
+            wait=_PAUSE,
+            before_sleep=tenacity.before_sleep_log(logging.getLogger(__name__), logging.WARNING),
+            reraise=True,
+        )
+        return Record.parse(ask(self._request, "GET", ""))
+
+    def invalid_interfaces(self) -> list[str]:
+        """Return what is wrong with the power and the network of the node: each a reason."""
+        found = self._request("GET", "/validate")
+        if not isinstance(found, Mapping):
+            raise errors.IronicUnavailable("what Ironic tells of the node is unusable")
+        return [
+            "%s: %s" % (name, _text(found[name].get("reason")))
+            for name in ("power", "network")
+            if isinstance(found.get(name), Mapping) and found[name].get("result") is False
+        ]
+
+    def start_service(self, step: Mapping[str, Any]) -> None:
+        """Ask for a service with one step; not repeated when no answer comes.
+
+        :raises: NodeNotReady, IronicUnavailable
+        """
+        body = {"target": "service", "service_steps": [step]}
+        try:
+            self._request("PUT", "/states/provision", body)
+        except _Away:
+            record = self.read()
+            if record.provision_state == states.ACTIVE or not record.is_in_step(step["args"]):
+                raise
+            LOG.info("Ironic has started the service, although its answer was lost")
+
+    def abort(self) -> None:
+        """Ask Ironic to abort the service, or to recover from its failure."""
+        self._request("PUT", "/states/provision", {"target": "abort"})
+
+    def clear_maintenance(self) -> None:
+        """Take the node out of maintenance."""
+        self._request("DELETE", "/maintenance")
+
+    def set_power(self, target: str, timeout_s: int | None = None) -> None:
+        """Ask for a power state: ``power on``, ``power off`` or ``soft power off``.
+
+        :param timeout_s: how long Ironic may wait for it, in seconds; by default its own time.
+        """
+        body = {"target": target, **({"timeout": timeout_s} if timeout_s else {})}
+        self._request("PUT", "/states/power", body)
+
+    def _request(self, method: str, path: str, body: object = None) -> object:
+        url = "/nodes/%s%s" % (parse.quote(self.ident, safe=""), path)
+        try:
+            # The connection asks the API for its versions, when it is first used.
+            answer = self._connection.baremetal.request(
+                url, method, json=body, microversion=API_VERSION, raise_exc=False
+            )
+        except _API_ERRORS as exc:
+            raise _Away("Ironic does not answer: %s" % exc) from exc
+        if answer.status_code in (200, 202, 204):
+            return answer.json() if answer.content else None
+        raise self._refusal(answer)
+
+    def _refusal(self, answer: Any) -> errors.SnapshotError:
+        status, reason = answer.status_code, _fault(answer)
+        if status in (401, 403):
+            return errors.IronicUnavailable(
+                "Ironic does not let this account do that with node %s: %s" % (self.ident, reason)
+            )
+        if status == 404:
+            return errors.NodeNotReady(
+                "Ironic has no node %s, or does not show it to this account" % self.ident
+            )
+        if status == 406:
+            return errors.NodeNotReady(
+                "Ironic's API goes up to version %s, expected %s: service steps came with "
+                "Ironic 23.0"
+                % (
+                    answer.headers.get("X-OpenStack-Ironic-API-Maximum-Version", "unknown"),
+                    API_VERSION,
+                )
+            )
+        if status >= 500:
+            return _Away("Ironic answers %d: %s" % (status, reason))
+        return errors.NodeNotReady("Ironic refuses: %s" % reason)
+
+
+class _Away(errors.IronicUnavailable):
+    """No answer, this time: asking again may help."""
+
+    @property
+    def word(self) -> str:
+        return errors.IronicUnavailable.__name__
+
+
+def clear_service_fault(node: Node, record: Record) -> None:
+    """Take a node out of the maintenance that a failed service put it into, and no other.
+
+    :raises: NodeNotReady, IronicUnavailable
+    """
+    if not record.maintenance:
+        return
+    if record.fault != SERVICE_FAULT:
+        raise errors.NodeNotReady(
+            "node %s is in maintenance for another reason (%s): it is left so"
+            % (record.name, record.maintenance_reason or record.fault or "none is given")
+        )
+    LOG.info("Taking node %(node)s out of maintenance", {"node": record.name})
+    node.clear_maintenance()
+
+
+def steps_named(steps: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Tell whether one of the ``steps`` has this name."""
+    return any(step.get("step") == name for step in steps)
+
+
+def _shown(value: Any) -> Any:
+    """Return a field's value, or None where the account may not see it: a lessee's, for example."""
+    # Ironic 39: "** Redacted - requires ... permission. **"
+    return None if isinstance(value, str) and value.startswith("** ") else value
+
+
+def _text(value: object) -> str:
+    return printable(str(value or ""))[:4000]
+
+
+def _fault(answer: Any) -> str:
+    """Return what Ironic says about an error: it wraps JSON in JSON, or does not."""
+    try:
+        message = answer.json()["error_message"]
+        if isinstance(message, str):
+            message = json.loads(message)
+        return _text(message["faultstring"])
+    except (KeyError, TypeError, ValueError):
+        return _text(answer.text) or "no reason given"

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``openstack baremetal node snapshot``."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from osc_lib import exceptions
+from osc_lib.cli import format_columns
+from osc_lib.command import command
+
+from conductor_client import delivery, errors, plugin, sdk
+from conductor_client.access import AUTH_VARIABLE, CACERT_VARIABLE, URL_VARIABLE
+from conductor_client.images import queued_image
+from conductor_client.node import Node
+from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
+from snapshot_core.process import printable
+from snapshot_core.progress import Progress
+from snapshot_core.terminal import ProgressDisplay
+
+_COLUMNS = (
+    "node", "image_ref", "state", "consistency", "disk_format", "size", "virtual_size", "sha512",
+    "captured", "warnings", "elapsed_s",
+)  # fmt: skip
+
+
+class NodeSnapshot(command.ShowOne):
+    """Take a snapshot of a node's disk, into an image of the image service"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """See :meth:`cliff.command.Command.get_parser`."""
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("node", metavar="<node>", help="Name or UUID of the node")
+        image = parser.add_mutually_exclusive_group(required=True)
+        image.add_argument(
+            "--image", metavar="<image>",
+            help="UUID of an image that was created without data, or file:///path of a new file",
+        )  # fmt: skip
+        image.add_argument(
+            "--create", metavar="<name>", help="Create an image of this name for the snapshot"
+        )
+        _add_capture_arguments(parser)
+        _add_storage_arguments(parser)
+        _add_handling_arguments(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[Any]]:
+        """Take the snapshot and return its columns."""
+        connection = self.app.client_manager.sdk_connection
+        try:
+            with _image(connection, parsed_args) as image:
+                if parsed_args.resume:
+                    result = _upload(connection, image, parsed_args)
+                else:
+                    result = _take(connection, image, parsed_args)
+        except errors.SnapshotError as exc:
+            message = " ".join(printable(str(exc)).split())
+            raise exceptions.CommandError("%s: %s" % (exc.word, message)) from exc
+        return _COLUMNS, _row(result.to_wire())
+
+
+def _add_capture_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--writer", default="auto", metavar="<writer>",
+        help="How the image is made and sent: auto (the default), or a writer of the ramdisk",
+    )  # fmt: skip
+    parser.add_argument("--image-format", choices=FORMATS, default="qcow2", help="Default: qcow2")
+    parser.add_argument("--compression", choices=COMPRESSIONS, default="auto", help="For qcow2")
+    parser.add_argument(
+        "--bad-sectors", choices=BAD_SECTORS, default="fail",
+        help="zero: go on past sectors that cannot be read, and say which they were",
+    )  # fmt: skip
+    for what in ("serial", "wwn"):
+        parser.add_argument(
+            "--expected-%s" % what, metavar="<%s>" % what, help="Refuse any disk but this one"
+        )
+    parser.add_argument(
+        "--work-dir", metavar="<directory>",
+        help="Where the raw image of the writer dd is converted",
+    )  # fmt: skip
+    parser.add_argument(
+        "--discard-on-failure", action="store_true",
+        help="Do not keep the captured image in the storage when its upload fails",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", metavar="<image-name>",
+        help="Upload a captured image that was kept in the storage; the node is not touched",
+    )  # fmt: skip
+
+
+# Not --insecure and --cacert: the first is an option of openstack itself, wherever it stands.
+def _add_storage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage-url", metavar="<url>",
+        help="The storage of the ramdisk's configuration, as this machine reaches it "
+        "(Env: %s)" % URL_VARIABLE,
+    )  # fmt: skip
+    parser.add_argument(
+        "--storage-auth-file", metavar="<file>",
+        help="YAML or JSON, mode 600, with username and password, or token, of an account that "
+        "may read and remove there (Env: %s)" % AUTH_VARIABLE,
+    )  # fmt: skip
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--storage-cacert", metavar="<file>",
+        help="PEM file with the authority of the storage's certificate (Env: %s)" % CACERT_VARIABLE,
+    )  # fmt: skip
+    trust.add_argument(
+        "--storage-insecure", action="store_true", help="Do not verify the storage's certificate"
+    )
+
+
+def _add_handling_arguments(parser: argparse.ArgumentParser) -> None:
+    shutdown = parser.add_mutually_exclusive_group()
+    shutdown.add_argument(
+        "--shutdown-timeout", type=_seconds, default=300, metavar="<seconds>",
+        help="How long the instance may take to shut down before its power is cut (default: 300)",
+    )  # fmt: skip
+    shutdown.add_argument(
+        "--no-shutdown", action="store_const", const=0, dest="shutdown_timeout",
+        help="Do not shut the instance down: its power is cut",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=_seconds, default=delivery.TIMEOUT_S, metavar="<seconds>",
+        help="How long the capture may take (default: a day)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--leave-failed", action="store_true",
+        help="After a failure leave the node as it is; by default its instance is brought back",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wait", action="store_true",
+        help="Wait for the end, where the conductor has the plug-in; else this is always so",
+    )  # fmt: skip
+
+
+def _seconds(text: str) -> int:
+    seconds = int(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError("%r is not a number of seconds above 0" % text)
+    return seconds
+
+
+@contextlib.contextmanager
+def _image(connection: Any, arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield the reference of the image that is named, or of one that is created."""
+    if arguments.create is None:
+        yield arguments.image
+        return
+    record = Node(connection, arguments.node).read()
+    properties = {"snapshot_node": record.uuid}
+    if record.instance_uuid:
+        properties["instance_uuid"] = record.instance_uuid
+    with queued_image(connection, arguments.create, properties) as image:
+        yield image
+
+
+def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.NodeSnapshot:
+    name = delivery.new_image_name(arguments.image_format)
+    has_plugin = plugin.is_offered(Node(connection, arguments.node).read())
+    if not arguments.wait and not has_plugin:
+        _say("The conductor has no plug-in for snapshots: this command uploads, and so it waits.")
+    with ProgressDisplay() as display, _Interrupts(arguments.node, name) as interrupts:
+
+        def tell(progress: Progress) -> None:
+            interrupts.phase = progress.phase
+            display(progress)
+
+        return sdk.snapshot_node(
+            connection,
+            arguments.node,
+            image=image,
+            storage=None if has_plugin else _storage(arguments),
+            options=sdk.CaptureOptions(
+                arguments.writer,
+                arguments.image_format,
+                arguments.compression,
+                arguments.expected_serial,
+                arguments.expected_wwn,
+                bad_sectors=arguments.bad_sectors,
+            ),
+            handling=sdk.Handling(
+                arguments.shutdown_timeout, arguments.timeout, arguments.leave_failed
+            ),
+            image_name=name,
+            keep_for_retry=not arguments.discard_on_failure,
+            wait=arguments.wait or not has_plugin,
+            work_dir=arguments.work_dir,
+            on_progress=tell,
+        )
+
+
+def _upload(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.NodeSnapshot:
+    with ProgressDisplay() as display:
+        return sdk.upload_captured(
+            connection,
+            arguments.node,
+            arguments.resume,
+            image=image,
+            storage=_storage(arguments),
+            image_format=arguments.image_format,
+            work_dir=arguments.work_dir,
+            on_progress=display,
+        )
+
+
+def _storage(arguments: argparse.Namespace) -> sdk.StorageAccess:
+    return sdk.StorageAccess.of(
+        arguments.storage_url,
+        arguments.storage_auth_file,
+        arguments.storage_cacert,
+        insecure=arguments.storage_insecure,
+    )
+
+
+def _row(wire: dict[str, Any]) -> list[Any]:
+    values = {**wire, "sha512": wire.get("checksum", {}).get("value")}
+    values["captured"] = format_columns.DictColumn(wire.get("captured", {}))
+    values["warnings"] = format_columns.ListColumn(wire["warnings"])
+    return [values.get(column) for column in _COLUMNS]
+
+
+def _say(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+class _Interrupts:
+    """The first Ctrl-C says what goes on, and the second one ends the command."""
+
+    def __init__(self, node: str, image_name: str) -> None:
+        self._node = node
+        self._image_name = image_name
+        self._before: Any = None
+        self.phase = "check"
+
+    def __enter__(self) -> "_Interrupts":
+        self._before = signal.signal(signal.SIGINT, self._explain)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _explain(self, _signum: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _say(
+            "\nThe snapshot of %(node)s goes on (%(phase)s). To abort it: openstack baremetal "
+            "node abort %(node)s; this command then cleans up. Ctrl-C again ends this command "
+            "alone: the node goes on and comes back, but not if it was off before, and then: "
+            "openstack baremetal node snapshot %(node)s --image IMAGE --resume %(image_name)s"
+            % {"node": self._node, "phase": self.phase, "image_name": self._image_name}
+        )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bring the instance back after a service, however that ended, and the power as it was.
+
+Ironic 39 alone leaves the instance down after a failure, in two ways: a step that fails leaves
+the node in ``service failed`` on the ramdisk; a timeout also sets maintenance, before which it
+skips power, networks and boot device. In both cases an abort restores all three, once the
+maintenance is over.
+"""
+
+import time
+
+from oslo_log import log
+
+from conductor_client import errors, states
+from conductor_client.node import SERVICE_FAULT, Node, Record, clear_service_fault
+
+LOG = log.getLogger(__name__)
+
+_POLL_S = 2.0
+# How long Ironic may take to power off, change networks, and power on: BMCs are slow.
+_PATIENCE_S = 1800
+# How long a step that is done may take to be noticed: the agent's next heartbeat brings it.
+_NOTICE_S = 600
+# How much longer than a shutdown itself Ironic may take to say that it failed.
+_SLACK_S = 60
+POWER_ON, POWER_OFF = "power on", "power off"
+
+
+def bring_back(node: Node, *, finishing: bool) -> Record:
+    """Return when the node is active and free, or deleted.
+
+    :param finishing: the step is done, so that the service is given time to end by itself.
+    :raises: NodeNotReady, IronicUnavailable, ServiceFailed
+    """
+    began = time.monotonic()
+    while time.monotonic() - began < _PATIENCE_S:
+        record = node.read()
+        patient = finishing and time.monotonic() - began < _NOTICE_S
+        if record.free and _is_settled(node, record, patient=patient):
+            return record
+        time.sleep(_POLL_S)
+    raise errors.ServiceFailed(
+        "node %s is %s after %d s: bring it back by hand, with 'openstack baremetal node abort %s'"
+        % (record.name, record.provision_state, _PATIENCE_S, record.uuid)
+    )
+
+
+def _is_settled(node: Node, record: Record, *, patient: bool) -> bool:
+    """Tell whether nothing is left to do; else take the next step towards that."""
+    match record.provision_state:
+        case states.ACTIVE:
+            if record.fault != SERVICE_FAULT:
+                return True
+            clear_service_fault(node, record)
+        case states.SERVICE_FAILED:
+            clear_service_fault(node, record)
+            _abort(node, record)
+        case states.SERVICE_WAIT | "service hold" if not patient:
+            _abort(node, record)
+        case states.SERVICE_WAIT | "service hold" | states.SERVICING:
+            pass
+        case other:
+            LOG.warning("Node %(node)s is %(state)s", {"node": record.name, "state": other})
+            return True
+    return False
+
+
+def _abort(node: Node, record: Record) -> None:
+    LOG.warning(
+        "Aborting the service of node %(node)s, which is %(state)s, to bring its instance back",
+        {"node": record.name, "state": record.provision_state},
+    )
+    try:
+        node.abort()
+    except errors.NodeNotReady as exc:
+        # It has moved on, or a conductor holds its lock: the next look tells.
+        LOG.info("Not aborted: %(reason)s", {"reason": exc})
+
+
+def restore_power(node: Node, record: Record, *, was_off: bool, shutdown_timeout_s: int) -> None:
+    """Give an active node the power that it had before; Ironic powers it on after each service.
+
+    :raises: NodeNotReady, IronicUnavailable, ServiceFailed
+    """
+    if record.provision_state != states.ACTIVE:
+        return
+    if not was_off:
+        if record.power_state != POWER_ON:
+            node.set_power(POWER_ON)
+            wait_for_power(node, POWER_ON, _PATIENCE_S)
+        return
+    # The instance has begun to boot: it is asked before its power is cut.
+    if not shut_down(node, shutdown_timeout_s):
+        node.set_power(POWER_OFF)
+        wait_for_power(node, POWER_OFF, _PATIENCE_S)
+
+
+def shut_down(node: Node, timeout_s: int) -> bool:
+    """Ask the instance to shut down, and tell whether it is off within ``timeout_s``."""
+    try:
+        node.set_power("soft power off", timeout_s)
+        wait_for_power(node, POWER_OFF, timeout_s + _SLACK_S)
+    except (errors.NodeNotReady, errors.ServiceFailed) as exc:
+        LOG.warning("No soft shutdown of node %(node)s: %(why)s", {"node": node.ident, "why": exc})
+        return False
+    return True
+
+
+def wait_for_power(node: Node, wanted: str, timeout_s: float) -> None:
+    """Return when Ironic is done with a change of the power.
+
+    :raises: ServiceFailed when it failed, or is not done in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    record = node.read()
+    # Ironic 39 holds the lock from its answer to the request until the change is over.
+    while not record.free or record.target_power_state is not None:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S)
+        record = node.read()
+    if record.power_state != wanted:
+        raise errors.ServiceFailed(
+            "the power of node %s is %r, expected %r: %s"
+            % (record.name, record.power_state, wanted, record.last_error or "it took too long")
+        )

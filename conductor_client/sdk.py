@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots of nodes through Ironic, for Python with an ``openstack.connection.Connection``.
+
+>>> import openstack
+>>> from conductor_client import sdk
+>>> connection = openstack.connect(cloud="mycloud")  # doctest: +SKIP
+>>> storage = sdk.StorageAccess.of("https://storage/snapshots", "auth.yaml")  # doctest: +SKIP
+>>> image = connection.image.create_image(name="node-1")  # doctest: +SKIP
+>>> sdk.snapshot_node(connection, "node-1", image=image.id, storage=storage)  # doctest: +SKIP
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from conductor_client import delivery, errors, plugin, states
+from conductor_client.access import StorageAccess
+from conductor_client.agent import Captured
+from conductor_client.collection import remove_if_empty
+from conductor_client.delivery import CaptureOptions, Order, Snapshot
+from conductor_client.images import parse_image_ref
+from conductor_client.node import Node
+from conductor_client.ramdisk_step import ServiceCapture, read_manifest, step
+from conductor_client.service import Handling, Service
+from snapshot_core.location import check_image_name
+from snapshot_core.progress import OnProgress
+from snapshot_core.storage.base import Storage
+
+__all__ = [
+    "CaptureOptions",
+    "Handling",
+    "NodeSnapshot",
+    "StorageAccess",
+    "snapshot_node",
+    "upload_captured",
+]
+
+
+@dataclass(frozen=True)
+class NodeSnapshot:
+    """A snapshot of a node; ``node`` is its UUID, ``state`` in the specification's words.
+
+    ``consistency`` is ``clean`` if the instance was off before Ironic took its power, else
+    ``crash``; None if this call does not know. ``snapshot`` is None where the conductor's plug-in
+    does the work: what is known of the image then is at Glance.
+    """
+
+    node: str
+    image_ref: str
+    state: str
+    consistency: str | None
+    snapshot: Snapshot | None
+    warnings: tuple[str, ...] = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return it as a mapping of plain values."""
+        return {
+            "node": self.node,
+            "image_ref": self.image_ref,
+            "state": self.state,
+            "consistency": self.consistency,
+            "warnings": list(self.warnings),
+            **(self.snapshot.to_wire() if self.snapshot else {}),
+        }
+
+
+def snapshot_node(
+    connection: Any,
+    node: str,
+    *,
+    image: str,
+    storage: StorageAccess | None = None,
+    options: CaptureOptions | None = None,
+    handling: Handling | None = None,
+    image_name: str | None = None,
+    keep_for_retry: bool = True,
+    wait: bool = True,
+    work_dir: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> NodeSnapshot:
+    """Take a snapshot of an active node, and return when the node is active again.
+
+    Everything is checked before anything is started. After a failure the instance is back, with
+    its power as before, and the image still waits for data. An interrupt (``KeyboardInterrupt``)
+    ends this call and not the service: the node goes on.
+
+    :param node: its UUID or name. One whose last snapshot failed is taken, too.
+    :param image: the UUID of a queued Glance image, or ``file:///path`` of a new file.
+    :param storage: what the ramdisk stores in, as this machine reaches it, with an account that
+        may read and remove there; not needed where the conductor has the plug-in.
+    :param options: of these the service step knows all but ``any_root`` and ``bad_sectors``.
+    :param handling: how the machine is treated.
+    :param image_name: the intermediate image's name; by default an unguessable one.
+    :param keep_for_retry: an image that was captured and could not be uploaded stays in the
+        storage, for :func:`upload_captured`.
+    :param wait: where the conductor has the plug-in, whether to wait for it. Without the plug-in
+        this side uploads, and so always waits.
+    :param work_dir: where a raw image is converted; by default the system's temporary directory.
+    :raises: one of ``conductor_client.errors``
+    """
+    options, handling = options or CaptureOptions(), handling or Handling()
+    ironic_node = Node(connection, node)
+    record = ironic_node.read()
+    target = parse_image_ref(image, connection)
+    if plugin.is_offered(record):
+        service = Service(ironic_node, plugin.step(image, options), handling, on_progress)
+        warnings = plugin.run(service, target, wait=wait)
+        state = states.ACTIVE if wait else states.SNAPSHOTTING
+        return NodeSnapshot(record.uuid, image, state, service.consistency, None, tuple(warnings))
+    name = check_image_name(image_name or delivery.new_image_name(options.image_format))
+    service = Service(ironic_node, step(name, options), handling, on_progress)
+    with _collection(storage, record.uuid) as opened:
+        order = Order(
+            opened, "%s/%s" % (record.uuid, name), image, target, options.image_format,
+            work_dir, on_progress, keep_for_retry,
+        )  # fmt: skip
+        snapshot = delivery.take(ServiceCapture(service, opened, order.name, on_progress), order)
+    return NodeSnapshot(record.uuid, image, states.ACTIVE, service.consistency, snapshot)
+
+
+def upload_captured(
+    connection: Any,
+    node: str,
+    image_name: str,
+    *,
+    image: str,
+    storage: StorageAccess,
+    image_format: str = "qcow2",
+    work_dir: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> NodeSnapshot:
+    """Upload an image that was captured before; nothing is asked of the node.
+
+    If that fails, it still is in the storage.
+
+    :param image_name: its name in the storage, as the error said that left it there.
+    :raises: one of ``conductor_client.errors``
+    """
+    check_image_name(image_name)
+    record = Node(connection, node).read()
+    target = parse_image_ref(image, connection)
+    with _collection(storage, record.uuid) as opened:
+        name = "%s/%s" % (record.uuid, image_name)
+        found = read_manifest(opened, name)
+        if not found or "progress" in found:
+            raise errors.InvalidRequest(
+                "%s is no image that was captured to the end" % opened.describe(name)
+            )
+        order = Order(
+            opened, name, image, target, image_format, work_dir, on_progress, keep_for_retry=True
+        )
+        snapshot = delivery.take_captured(Captured.parse(found), order)
+    state = states.spoken(record.provision_state)
+    return NodeSnapshot(record.uuid, image, state, None, snapshot)
+
+
+@contextlib.contextmanager
+def _collection(access: StorageAccess | None, uuid: str) -> Iterator[Storage]:
+    """Yield the storage; in the end a node's collection in it that is empty is removed."""
+    if access is None:
+        raise errors.InvalidRequest(
+            "the storage is needed: without the plug-in in the conductor this side uploads"
+        )
+    with access.opened() as storage:
+        try:
+            yield storage
+        except KeyboardInterrupt:
+            raise  # the machine goes on, and is about to use it
+        except BaseException:
+            remove_if_empty(access, storage, uuid)
+            raise
+        remove_if_empty(access, storage, uuid)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service of one node in Ironic: started, watched, and the instance brought back after it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from oslo_log import log
+
+from conductor_client import errors, recovery, states
+from conductor_client.delivery import TIMEOUT_S
+from conductor_client.node import (
+    SERVICE_FAULT,
+    Node,
+    Record,
+    clear_service_fault,
+    steps_named,
+)
+from conductor_client.reasons import why_failed
+from snapshot_core.progress import OnProgress, Progress
+
+LOG = log.getLogger(__name__)
+
+STEP = "snapshot"
+_POLL_S = 2.0
+_SHUTDOWN_TIMEOUT_S = 300
+# Ironic locks a node for a moment whenever it looks at its power.
+_LOCK_PATIENCE_S = 30
+# How long the storage may be away while the node says that the step is done.
+_STORAGE_PATIENCE_S = 600
+
+
+@dataclass(frozen=True)
+class Handling:
+    """How the machine is treated.
+
+    :param shutdown_timeout_s: how long the instance may take to shut down, in seconds, before
+        Ironic cuts its power; 0: it is not asked.
+    :param timeout_s: how long the capture may take, in seconds, from the request to the image.
+    :param leave_failed: after a failure the node stays as it is, for a look.
+    """
+
+    shutdown_timeout_s: int = _SHUTDOWN_TIMEOUT_S
+    timeout_s: float = TIMEOUT_S
+    leave_failed: bool = False
+
+
+class Service:
+    """One service, with one step, of one node."""
+
+    def __init__(
+        self, node: Node, step: Mapping[str, Any], handling: Handling,
+        on_progress: OnProgress | None,
+    ) -> None:  # fmt: skip
+        self._node = node
+        self._step = step
+        self._handling = handling
+        self._tell = on_progress or (lambda progress: None)
+        self._before: Record | None = None
+        #: ``clean`` or ``crash``: what the file systems of the instance are like.
+        self.consistency = "crash"
+        #: Whether the service is known to have ended.
+        self.is_over = False
+
+    def check(self) -> None:
+        """Make sure that the node can be asked for the service.
+
+        :raises: NodeNotReady, IronicUnavailable
+        """
+        self._before = record = self._read_free()
+        _check_state(record)
+        # Now, because Ironic looks at these only after the instance was shut down.
+        if invalid := self._node.invalid_interfaces():
+            raise errors.NodeNotReady(
+                "node %s cannot be serviced: %s" % (record.name, "; ".join(invalid))
+            )
+
+    def _read_free(self) -> Record:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        while not (record := self._node.read()).free:
+            if time.monotonic() > deadline:
+                raise errors.NodeNotReady(
+                    "node %s is locked by %s: try again when that is done"
+                    % (record.name, record.reservation)
+                )
+            time.sleep(_POLL_S)
+        return record
+
+    @property
+    def before(self) -> Record:
+        """The node as it was when it was checked."""
+        if self._before is None:
+            raise AssertionError("check() comes first")
+        return self._before
+
+    def start(self) -> None:
+        """Shut the instance down and start the service; if that fails, the power is restored.
+
+        :raises: NodeNotReady, IronicUnavailable
+        """
+        try:
+            self._prepare()
+            self._tell(Progress("boot"))
+            self._node.start_service(self._step)
+        except errors.SnapshotError:
+            self._come_back_from_failure()
+            raise
+        except KeyboardInterrupt:
+            LOG.warning("Node %(node)s may be off: look after it", {"node": self._node.ident})
+            raise
+
+    def _prepare(self) -> None:
+        """Take away what blocks the service, or shut the instance down."""
+        before = self.before
+        if before.provision_state == states.SERVICE_FAILED:
+            clear_service_fault(self._node, before)
+        elif self._was_off:
+            self.consistency = "clean"
+        elif self._handling.shutdown_timeout_s:
+            self._tell(Progress("shut down"))
+            if recovery.shut_down(self._node, self._handling.shutdown_timeout_s):
+                self.consistency = "clean"
+
+    @property
+    def _was_off(self) -> bool:
+        # Of a node whose service failed nobody knows it any more.
+        before = self.before
+        return before.provision_state == states.ACTIVE and before.power_state == recovery.POWER_OFF
+
+    def watch(self, arrived: Callable[[Record], bool]) -> None:
+        """Return once something has ``arrived``, which is asked after every look at the node.
+
+        :raises: CommandFailed, ServiceFailed, StorageUnavailable, IronicUnavailable; the instance
+            is back then, unless failed nodes are to be left.
+        """
+        try:
+            self._watch(arrived)
+        except errors.SnapshotError:
+            if self._handling.leave_failed:
+                LOG.warning("Node %(node)s is left as it is", {"node": self._node.ident})
+            else:
+                self._come_back_from_failure()
+            raise
+
+    def _watch(self, arrived: Callable[[Record], bool]) -> None:
+        deadline = time.monotonic() + self._handling.timeout_s
+        storage = _Patience()
+        while True:
+            # Read first: whatever the node says now, what came before that can be seen after it.
+            record = self._node.read()
+            told = storage.ask(arrived, record)
+            if told:
+                return
+            over = record.provision_state not in (states.SERVICING, states.SERVICE_WAIT)
+            if told is not None and over and record.free:
+                self.is_over = True
+                raise why_failed(record)
+            if time.monotonic() > deadline:
+                raise errors.ServiceFailed(
+                    "node %s was not done within %d s and is %s: take the snapshot again with a "
+                    "longer timeout"
+                    % (record.name, self._handling.timeout_s, states.spoken(record.provision_state))
+                )
+            time.sleep(_POLL_S)
+
+    def _come_back_from_failure(self) -> None:
+        for warning in self.come_back(finishing=False):
+            LOG.error(warning)
+
+    def come_back(self, *, finishing: bool) -> list[str]:
+        """Bring the instance back, with its power as before; return what went wrong with that.
+
+        :param finishing: the step is done.
+        """
+        self._tell(Progress("return"))
+        try:
+            record = recovery.bring_back(self._node, finishing=finishing)
+            recovery.restore_power(
+                self._node,
+                record,
+                was_off=self._was_off,
+                # Asked for here even if not before: it is cut off in the middle of its boot.
+                shutdown_timeout_s=self._handling.shutdown_timeout_s or _SHUTDOWN_TIMEOUT_S,
+            )
+        except errors.SnapshotError as exc:
+            return ["the instance may not be back: %s" % exc]
+        self.is_over = True
+        return []
+
+
+def _check_state(record: Record) -> None:
+    """Raise NodeNotReady unless a service can start from the node's state."""
+    failed = record.provision_state == states.SERVICE_FAILED
+    if not failed and record.provision_state != states.ACTIVE:
+        raise errors.NodeNotReady(
+            "node %s is in the state %s, expected active" % (record.name, record.provision_state)
+        )
+    if failed and not steps_named(record.steps, STEP):
+        raise errors.NodeNotReady(
+            "node %s is in the state %s, and not because of a snapshot: recover it first"
+            % (record.name, record.provision_state)
+        )
+    # The maintenance that the failed service itself set is taken away at the start.
+    if record.maintenance and not (failed and record.fault == SERVICE_FAULT):
+        raise errors.NodeNotReady(
+            "node %s is in maintenance (%s): a service cannot start"
+            % (record.name, record.maintenance_reason or "no reason is given")
+        )
+
+
+class _Patience:
+    """Asks the storage, and bears that it is away for a while."""
+
+    def __init__(self) -> None:
+        self._away_since: float | None = None
+
+    def ask(self, arrived: Callable[[Record], bool], record: Record) -> bool | None:
+        """Return what ``arrived`` does, or None if the storage does not answer."""
+        try:
+            told = arrived(record)
+        except errors.StorageUnavailable as exc:
+            now = time.monotonic()
+            self._away_since = self._away_since or now
+            if now - self._away_since > _STORAGE_PATIENCE_S:
+                raise
+            LOG.warning("The storage does not tell how it goes: %(reason)s", {"reason": exc})
+            return None
+        self._away_since = None
+        return told

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An Ironic API with one node that does what the test tells it, for ``AnsweringServer``."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openstack
+import openstack.connection
+
+from tests.unit.conductor_client.fake_agent import as_json
+from tests.unit.http_server import Answer, Request
+
+UUID = "6f0b1e3a-52c8-4e0d-9c3b-0a1d2c3b4a59"
+# A moment of a node's life: what changes of it, or what happens.
+Moment = dict[str, Any] | Callable[[], None]
+
+
+def fault(message: str, status: int = 400) -> Answer:
+    # as Ironic 39 wraps it
+    return as_json({"error_message": json.dumps({"faultstring": message})}, status)
+
+
+class FakeGlance:
+    """A Glance all of whose images have the one status; None: it has none."""
+
+    def __init__(self, status: str | None = "queued") -> None:
+        self.status = status
+
+    def __call__(self, request: Request) -> Answer:
+        path = request.path.rstrip("/")
+        if path == "/v2":
+            return as_json({"version": _version("v2", request)})
+        if self.status is None:
+            return Answer(404)
+        return as_json({"id": path.rpartition("/")[2], "status": self.status})
+
+
+def _version(version: str, request: Request) -> dict[str, Any]:
+    return {
+        "id": version, "status": "CURRENT", "min_version": "1.1", "version": "1.115",
+        "links": [{"rel": "self", "href": "http://%s/%s/" % (request.headers["Host"], version)}],
+    }  # fmt: skip
+
+
+class FakeIronic:
+    """A node, active and on. Each look at it after a request brings its next moment.
+
+    ``on_service`` are the moments after a service was asked for, ``on_abort`` those after an
+    abort. ``refusals`` answer requests in place of the node: by method and the path's end.
+    """
+
+    def __init__(
+        self,
+        on_service: list[Moment] | None = None,
+        on_abort: list[Moment] | None = None,
+        **fields: Any,
+    ) -> None:
+        self.node: dict[str, Any] = {
+            "uuid": UUID, "name": "node-1", "provision_state": "active", "power_state": "power on",
+            "target_power_state": None, "reservation": None, "maintenance": False, "fault": None,
+            "maintenance_reason": None, "last_error": None, "vendor_interface": "no-vendor",
+            "instance_uuid": None, "driver_internal_info": {}, **fields,
+        }  # fmt: skip
+        self.on_service = on_service or []
+        self.on_abort = on_abort if on_abort is not None else [{"provision_state": "active"}]
+        self.validation: dict[str, Any] = {"power": {"result": True}, "network": {"result": True}}
+        self.refusals: dict[tuple[str, str], list[Answer]] = {}
+        self.asked: list[str] = []
+        self.services: list[dict[str, Any]] = []
+        self._coming: list[Moment] = []
+
+    def __call__(self, request: Request) -> Answer:
+        path = request.path.rstrip("/")
+        if path == "/v1":
+            return as_json({"version": _version("v1", request)})
+        _ident, _slash, what = path.removeprefix("/v1/nodes/").partition("/")
+        if waiting := self.refusals.get((request.method, what)):
+            return waiting.pop(0)
+        return self._answer(request.method, what, request.body)
+
+    def _answer(self, method: str, what: str, body: bytes) -> Answer:
+        match method, what:
+            case "GET", "":
+                self._go_on()
+                return as_json(self.node)
+            case "GET", "validate":
+                return as_json(self.validation)
+            case "DELETE", "maintenance":
+                self.asked.append("clear maintenance")
+                self.node.update(maintenance=False, fault=None, maintenance_reason=None)
+                return Answer(202)
+            case "PUT", "states/power":
+                return self._power(json.loads(body)["target"])
+            case "PUT", "states/provision":
+                return self._provision(json.loads(body))
+        return fault("no such path: %s" % what, 404)
+
+    def _go_on(self) -> None:
+        if self._coming:
+            moment = self._coming.pop(0)
+            if callable(moment):
+                moment()
+            else:
+                self.node.update(moment)
+
+    def _power(self, target: str) -> Answer:
+        self.asked.append(target)
+        self.node["power_state"] = target.removeprefix("soft ")
+        return Answer(202)
+
+    def _provision(self, body: dict[str, Any]) -> Answer:
+        self.asked.append(body["target"])
+        if body["target"] == "abort":
+            self._coming = list(self.on_abort)
+            return Answer(202)
+        self.services += body["service_steps"]
+        self.node.update(
+            provision_state="servicing", power_state="power on",
+            driver_internal_info={"service_steps": body["service_steps"]},
+        )  # fmt: skip
+        self._coming = list(self.on_service)
+        return Answer(202)
+
+
+def connect(url: str, **more: Any) -> openstack.connection.Connection:
+    """Return a connection to the API at ``url``; it repeats nothing by itself."""
+    return openstack.connect(
+        load_yaml_config=False, load_envvars=False, auth_type="none", auth={"endpoint": url},
+        baremetal_endpoint_override=url + "/v1", baremetal_status_code_retries=0,
+        **more,
+    )  # fmt: skip

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``openstack baremetal node snapshot``: its options, its columns and its errors."""
+
+import hashlib
+import signal
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from osc_lib import exceptions
+
+from conductor_client import osc, recovery, service
+from tests.unit.conductor_client.fake_agent import as_json
+from tests.unit.conductor_client.fake_ironic import UUID, FakeGlance, FakeIronic, connect
+from tests.unit.conductor_client.test_sdk import (
+    ACTIVE,
+    DATA,
+    FAILED,
+    IMAGE,
+    WAIT,
+    Ramdisk,
+    finished,
+)
+from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
+
+Capture = pytest.CaptureFixture[str]
+Row = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (service, recovery):
+        monkeypatch.setattr(module, "_POLL_S", 0.005)
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "storage"
+    path.mkdir()
+    monkeypatch.setenv("IRONIC_SNAPSHOT_STORAGE_URL", "file://%s" % path)
+    return path
+
+
+@pytest.fixture
+def ramdisk(storage: Path) -> Ramdisk:
+    made = Ramdisk(storage)
+    made.ironic.on_service = [WAIT, made.begin, made.end, ACTIVE]
+    return made
+
+
+@pytest.fixture
+def run(serve: Callable[[Respond], AnsweringServer]) -> Callable[..., Row]:
+    """Return a function that runs the command with these arguments."""
+
+    def run(ironic: FakeIronic, *arguments: str, glance: Respond | None = None) -> Row:
+        url = serve(glance or FakeGlance()).url + "/v2"
+        connection = connect(serve(ironic).url, image_endpoint_override=url)
+        app = SimpleNamespace(client_manager=SimpleNamespace(sdk_connection=connection))
+        command = osc.NodeSnapshot(app, None)
+        parsed = command.get_parser("openstack baremetal node snapshot").parse_args(
+            ["node-1", *arguments]
+        )
+        return dict(zip(*command.take_action(parsed), strict=True))
+
+    return run
+
+
+Run = Callable[..., Row]
+
+
+def test_openstack_finds_the_command() -> None:
+    (found,) = metadata.entry_points(group="openstack.baremetal.v1", name="baremetal_node_snapshot")
+    assert found.load() is osc.NodeSnapshot
+
+
+def test_the_columns_tell_of_the_image_and_of_the_node(
+    run: Run, ramdisk: Ramdisk, tmp_path: Path, capsys: Capture
+) -> None:
+    row = run(ramdisk.ironic, "--image", "file://%s/new" % tmp_path)
+    assert (row["node"], row["state"], row["consistency"], row["size"], row["sha512"]) == (
+        UUID, "active", "clean", len(DATA), hashlib.sha512(DATA).hexdigest(),
+    )  # fmt: skip
+    assert row["captured"].machine_readable()["image_name"] == ramdisk.name
+    assert row["warnings"].machine_readable() == []
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "The conductor has no plug-in for snapshots: this command uploads" in err
+    assert [line for line in err.splitlines() if line.startswith("upload: ")]
+
+
+def test_who_waits_by_wish_is_not_told_that(run: Run, ramdisk: Ramdisk, tmp_path: Path,
+                                            capsys: Capture) -> None:  # fmt: skip
+    run(ramdisk.ironic, "--image", "file://%s/new" % tmp_path, "--wait")
+    assert "plug-in" not in capsys.readouterr().err
+
+
+def test_the_options_reach_the_step(run: Run, ramdisk: Ramdisk, tmp_path: Path) -> None:
+    run(
+        ramdisk.ironic, "--image", "file://%s/new" % tmp_path, "--writer", "dd",
+        "--compression", "none", "--bad-sectors", "zero", "--expected-serial", "SN", "--expected-wwn", "0x5",
+        "--no-shutdown",
+    )  # fmt: skip
+    (step,) = ramdisk.ironic.services
+    del step["args"]["image_name"]
+    assert step["args"] == {
+        "writer": "dd", "compression": "none", "bad_sectors": "zero", "expected_serial": "SN",
+        "expected_wwn": "0x5",
+    }  # fmt: skip
+    assert ramdisk.ironic.asked == ["service"]
+
+
+def test_an_error_is_one_line_with_its_word(run: Run, ramdisk: Ramdisk, tmp_path: Path) -> None:
+    ramdisk.ironic.on_service = [{**FAILED, "last_error": FAILED["last_error"] + "\nand more"}]
+    with pytest.raises(exceptions.CommandError) as caught:
+        run(ramdisk.ironic, "--image", "file://%s/new" % tmp_path)
+    assert str(caught.value) == ("CommandFailed: the agent reports ReadFailed: sector 1 and more")
+
+
+def test_without_a_storage_it_is_said_how_to_name_one(run: Run, tmp_path: Path) -> None:
+    ironic = FakeIronic()
+    with pytest.raises(exceptions.CommandError, match="set IRONIC_SNAPSHOT_STORAGE_URL"):
+        run(ironic, "--image", "file://%s/new" % tmp_path)
+    assert ironic.asked == []
+
+
+class CreatingGlance(FakeGlance):
+    """Makes images, and deletes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[tuple[str, bytes]] = []
+
+    def __call__(self, request: Request) -> Answer:
+        if request.method in ("POST", "DELETE"):
+            self.requests.append((request.method, request.body))
+        if request.method == "POST":
+            return as_json({"id": IMAGE, "status": "queued"}, 201)
+        return super().__call__(request)
+
+
+def test_an_image_that_was_made_goes_again_if_the_snapshot_fails(
+    run: Run, ramdisk: Ramdisk
+) -> None:
+    ramdisk.ironic.on_service = [FAILED]
+    glance = CreatingGlance()
+    with pytest.raises(exceptions.CommandError, match="ReadFailed"):
+        run(ramdisk.ironic, "--create", "master", glance=glance)
+    (_post, made), (delete, _body) = glance.requests
+    assert b'"name": "master"' in made
+    assert b'"visibility": "private"' in made
+    assert UUID.encode() in made
+    assert delete == "DELETE"
+
+
+def test_with_the_plug_in_nothing_is_asked_of_a_storage(run: Run) -> None:
+    ironic = FakeIronic([WAIT, ACTIVE], vendor_interface="snapshot")
+    row = run(ironic, "--image", IMAGE)
+    assert (row["state"], row["size"]) == ("snapshotting", None)
+    glance = FakeGlance()
+    ironic = FakeIronic(vendor_interface="snapshot")
+    ironic.on_service = [WAIT, finished(ironic, glance)]
+    row = run(ironic, "--image", IMAGE, "--wait", glance=glance)
+    assert (row["state"], row["consistency"]) == ("active", "clean")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["--image", "x", "--create", "y"], ["--image", "x", "--timeout", "0"],
+        ["--image", "x", "--shutdown-timeout", "-1"], ["--image", "x", "--image-format", "vmdk"],
+        ["--image", "x", "--no-shutdown", "--shutdown-timeout", "5"],
+        ["--image", "x", "--storage-cacert", "ca.pem", "--storage-insecure"],
+    ],
+)  # fmt: skip
+def test_a_wrong_usage_is_refused(run: Run, arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        run(FakeIronic(), *arguments)
+    assert "usage: openstack baremetal node snapshot" in capsys.readouterr().err
+
+
+def test_the_first_interrupt_speaks_and_the_second_ends(capsys: Capture) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with osc._Interrupts("node-1", "image-1") as interrupts:
+        interrupts.phase = "stream"
+        signal.raise_signal(signal.SIGINT)
+        said = capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "The snapshot of node-1 goes on (stream)" in said
+    assert "openstack baremetal node abort node-1" in said
+    assert "--resume image-1" in said

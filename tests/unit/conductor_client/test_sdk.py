@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A snapshot through an Ironic that plays its part, well or badly; the machine's is played too."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conductor_client import errors, recovery, sdk, service
+from conductor_client.access import StorageAccess
+from snapshot_core.progress import Progress
+from tests.unit.conductor_client.fake_agent import result_about
+from tests.unit.conductor_client.fake_ironic import (
+    UUID,
+    FakeGlance,
+    FakeIronic,
+    Moment,
+    connect,
+    fault,
+)
+from tests.unit.http_server import AnsweringServer, Respond
+
+DATA = b"an image, as far as Ironic cares"
+WAIT = {"provision_state": "service wait"}
+ACTIVE = {"provision_state": "active", "last_error": None}
+FAILED = {
+    "provision_state": "service failed",
+    "last_error": "Service step deploy.snapshot failed on node %s. ReadFailed: sector 1" % UUID,
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (service, recovery):
+        monkeypatch.setattr(module, "_POLL_S", 0.005)
+    monkeypatch.setattr(service, "_LOCK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(recovery, "_PATIENCE_S", 5)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    path = tmp_path / "storage"
+    path.mkdir()
+    return path
+
+
+class Ramdisk:
+    """Stores ``data`` in the node's collection when the fake Ironic says so."""
+
+    def __init__(self, storage: Path, data: bytes = DATA, **result: Any) -> None:
+        self.ironic = FakeIronic()
+        self.collection = storage / UUID
+        self._data, self._result = data, result
+
+    @property
+    def name(self) -> str:
+        name: str = self.ironic.services[-1]["args"]["image_name"]
+        return name
+
+    def begin(self) -> None:
+        self.collection.mkdir(exist_ok=True)
+        (self.collection / (self.name + ".part")).touch()
+        self.tell(json.dumps({"progress": Progress("stream", 10, 5, 3).to_wire()}))
+
+    def tell(self, text: str) -> None:
+        (self.collection / (self.name + ".json")).write_text(text)
+
+    def end(self) -> None:
+        (self.collection / (self.name + ".part")).unlink()
+        (self.collection / self.name).write_bytes(self._data)
+        self.tell(json.dumps({**result_about(self.name, self._data), **self._result}))
+
+
+@pytest.fixture
+def ramdisk(storage: Path) -> Ramdisk:
+    return Ramdisk(storage)
+
+
+@pytest.fixture
+def take(
+    serve: Callable[[Respond], AnsweringServer], storage: Path, tmp_path: Path
+) -> Callable[..., sdk.NodeSnapshot]:
+    def take(
+        ironic: FakeIronic, *moments: Moment, glance: FakeGlance | None = None, **options: Any
+    ) -> sdk.NodeSnapshot:
+        ironic.on_service = list(moments)
+        url = serve(glance or FakeGlance()).url + "/v2"
+        return sdk.snapshot_node(
+            connect(serve(ironic).url, image_endpoint_override=url), "node-1",
+            **{
+                "image": "file://%s/new.qcow2" % tmp_path,
+                "storage": StorageAccess.of("file://%s" % storage),
+                **options,
+            },
+        )  # fmt: skip
+
+    return take
+
+
+Take = Callable[..., sdk.NodeSnapshot]
+
+
+def content(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def test_the_instance_is_shut_down_serviced_and_back_and_the_image_there(
+    take: Take, ramdisk: Ramdisk, storage: Path, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    result = take(
+        ramdisk.ironic, WAIT, ramdisk.begin, ramdisk.end, {}, ACTIVE, on_progress=told.append
+    )
+    assert ramdisk.ironic.asked == ["soft power off", "service"]
+    assert (tmp_path / "new.qcow2").read_bytes() == DATA
+    wire = result.to_wire()
+    assert (wire["node"], wire["state"], wire["consistency"], wire["warnings"]) == (
+        UUID, "active", "clean", [],
+    )  # fmt: skip
+    assert wire["checksum"]["value"] == hashlib.sha512(DATA).hexdigest()
+    assert list(dict.fromkeys(one.phase for one in told)) == [
+        "shut down", "boot", "stream", "upload", "return",
+    ]  # fmt: skip
+    assert content(storage) == []
+
+
+def test_the_step_gets_a_name_that_nobody_guesses_and_what_differs_from_its_defaults(
+    take: Take, ramdisk: Ramdisk
+) -> None:
+    options = sdk.CaptureOptions("dd", compression="zlib", expected_serial="SN")
+    take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE, options=options)
+    (step,) = ramdisk.ironic.services
+    assert len(step["args"].pop("image_name")) > 36
+    assert step == {
+        "interface": "deploy", "step": "snapshot",
+        "args": {"writer": "dd", "compression": "zlib", "expected_serial": "SN"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"any_root": True}, {"bad_sectors": "zero"}])
+def test_what_a_step_does_not_take_is_refused(
+    take: Take, ramdisk: Ramdisk, options: dict[str, Any]
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match=next(iter(options))):
+        take(ramdisk.ironic, options=sdk.CaptureOptions(**options))
+    assert ramdisk.ironic.asked == []
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_an_instance_that_is_not_shut_down_is_as_after_a_crash(
+    take: Take, ramdisk: Ramdisk, soft: bool
+) -> None:
+    ramdisk.ironic.refusals[("PUT", "states/power")] = [fault("no soft power off")]
+    handling = sdk.Handling(shutdown_timeout_s=300 if soft else 0)
+    result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE, handling=handling)
+    assert result.consistency == "crash"
+    assert ramdisk.ironic.asked == ["service"]
+
+
+def test_a_node_that_was_off_is_off_again(take: Take, ramdisk: Ramdisk) -> None:
+    ramdisk.ironic.node["power_state"] = "power off"
+    result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE)
+    assert result.consistency == "clean"
+    assert ramdisk.ironic.asked == ["service", "soft power off"]
+    assert ramdisk.ironic.node["power_state"] == "power off"
+
+
+# Refusals, before anything is started
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"reservation": "conductor-1"}, "locked by conductor-1"),
+        ({"provision_state": "available"}, "in the state available, expected active"),
+        ({"maintenance": True, "maintenance_reason": "a fan"}, r"in maintenance \(a fan\)"),
+        ({"provision_state": "service failed"}, "not because of a snapshot"),
+        (
+            {"provision_state": "service failed", "maintenance": True, "fault": "power failure",
+             "driver_internal_info": {"service_steps": [{"step": "snapshot"}]}},
+            "in maintenance",
+        ),
+    ],
+)  # fmt: skip
+def test_a_node_that_is_not_ready_is_not_touched(
+    take: Take, ramdisk: Ramdisk, storage: Path, node: dict[str, Any], message: str
+) -> None:
+    ramdisk.ironic.node.update(node)
+    with pytest.raises(errors.NodeNotReady, match=message):
+        take(ramdisk.ironic)
+    assert ramdisk.ironic.asked == []
+    assert content(storage) == []
+
+
+def test_a_node_without_power_or_network_is_not_shut_down(take: Take, ramdisk: Ramdisk) -> None:
+    ramdisk.ironic.validation["network"] = {"result": False, "reason": "no servicing network"}
+    with pytest.raises(errors.NodeNotReady, match="network: no servicing network"):
+        take(ramdisk.ironic)
+    assert ramdisk.ironic.asked == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"storage": None}, errors.InvalidRequest),
+        ({"storage": StorageAccess.of("file:///no/such")}, errors.StorageUnavailable),
+        ({"image": "file:///no/such/directory/new"}, errors.StorageUnavailable),
+        ({"image": "not a UUID"}, errors.InvalidRequest),
+        ({"image_name": "../x"}, errors.InvalidRequest),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_node_is_touched(
+    take: Take, ramdisk: Ramdisk, options: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        take(ramdisk.ironic, **options)
+    assert ramdisk.ironic.asked == []
+
+
+def test_a_service_that_is_refused_leaves_the_instance_on(take: Take, ramdisk: Ramdisk) -> None:
+    ramdisk.ironic.refusals[("PUT", "states/provision")] = [fault("too many services")]
+    with pytest.raises(errors.NodeNotReady, match="too many services"):
+        take(ramdisk.ironic)
+    assert ramdisk.ironic.asked == ["soft power off", "power on"]
+
+
+# Failures: the instance is back, and the place still waits
+
+
+def test_a_step_that_fails_is_told_and_its_rest_removed(
+    take: Take, ramdisk: Ramdisk, storage: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(errors.CommandFailed, match="ReadFailed: sector 1"):
+        take(ramdisk.ironic, WAIT, ramdisk.begin, FAILED)
+    assert ramdisk.ironic.asked == ["soft power off", "service", "abort"]
+    assert content(storage) == []
+    assert not (tmp_path / "new.qcow2").exists()
+
+
+def test_a_failed_node_is_left_if_that_is_wanted(take: Take, ramdisk: Ramdisk) -> None:
+    with pytest.raises(errors.CommandFailed):
+        take(ramdisk.ironic, ramdisk.begin, FAILED, handling=sdk.Handling(leave_failed=True))
+    assert ramdisk.ironic.asked == ["soft power off", "service"]
+
+
+def test_a_failed_snapshot_is_tried_again_after_what_blocks_it_is_gone(
+    take: Take, ramdisk: Ramdisk
+) -> None:
+    ramdisk.ironic.node.update(
+        provision_state="service failed", maintenance=True, fault="service failure",
+        power_state="power off",
+        driver_internal_info={"service_steps": [{"interface": "deploy", "step": "snapshot"}]},
+    )  # fmt: skip
+    result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE)
+    assert ramdisk.ironic.asked == ["clear maintenance", "service"]
+    assert result.consistency == "crash"
+
+
+def test_an_image_that_does_not_arrive_in_time_ends_in_an_abort(
+    take: Take, ramdisk: Ramdisk, storage: Path
+) -> None:
+    with pytest.raises(errors.ServiceFailed, match="not done within 0 s and is snapshot wait"):
+        take(ramdisk.ironic, WAIT, ramdisk.begin, handling=sdk.Handling(timeout_s=0.1))
+    assert ramdisk.ironic.asked == ["soft power off", "service", "abort"]
+    assert content(storage) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00", '{"progress": 1}', "x" * 2_000_000])
+def test_what_is_not_a_whole_manifest_yet_is_looked_at_again(
+    take: Take, ramdisk: Ramdisk, tmp_path: Path, text: str
+) -> None:
+    take(ramdisk.ironic, ramdisk.begin, lambda: ramdisk.tell(text), ramdisk.end, ACTIVE)
+    assert (tmp_path / "new.qcow2").read_bytes() == DATA
+
+
+def test_a_manifest_of_something_else_is_unusable(take: Take, storage: Path) -> None:
+    ramdisk = Ramdisk(storage, size=0)
+    with pytest.raises(errors.CommandFailed, match="an unusable result"):
+        take(ramdisk.ironic, WAIT, ramdisk.begin, ramdisk.end, WAIT)
+    assert ramdisk.ironic.asked[-1] == "abort"
+    assert content(storage) == []
+
+
+def test_an_image_that_changed_in_the_storage_does_not_arrive_and_is_not_kept(
+    take: Take, storage: Path, tmp_path: Path
+) -> None:
+    ramdisk = Ramdisk(storage, size=len(DATA) + 1)
+    with pytest.raises(errors.StorageMismatch):
+        take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE)
+    assert content(storage) == []
+    assert not (tmp_path / "new.qcow2").exists()
+
+
+def test_a_storage_that_is_away_while_the_node_is_done_decides_nothing(
+    take: Take, ramdisk: Ramdisk, tmp_path: Path
+) -> None:
+    def hide() -> None:
+        ramdisk.end()
+        ramdisk.collection.rename(ramdisk.collection.with_suffix(".away"))
+        ramdisk.collection.touch()  # a file in its place: the storage answers with an error
+        ramdisk.ironic.node.update(ACTIVE)
+
+    def show() -> None:
+        ramdisk.collection.unlink()
+        ramdisk.collection.with_suffix(".away").rename(ramdisk.collection)
+
+    take(ramdisk.ironic, ramdisk.begin, hide, {}, {}, show)
+    assert (tmp_path / "new.qcow2").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("moments", [1, 3])
+def test_an_interrupt_touches_neither_the_node_nor_what_it_writes(
+    take: Take, ramdisk: Ramdisk, storage: Path, moments: int
+) -> None:
+    def interrupt() -> None:
+        raise_in_main.append(True)
+
+    raise_in_main: list[bool] = []
+
+    def on_progress(progress: Progress) -> None:
+        if raise_in_main:
+            raise KeyboardInterrupt
+
+    script = [WAIT, ramdisk.begin, lambda: ramdisk.tell('{"progress": {"phase": "x"}}')]
+    with pytest.raises(KeyboardInterrupt):
+        take(
+            ramdisk.ironic, ramdisk.begin, interrupt, ramdisk.begin, *script[:moments],
+            on_progress=on_progress,
+        )  # fmt: skip
+    assert ramdisk.ironic.asked == ["soft power off", "service"]
+    assert content(storage) != []
+
+
+# An upload that fails, and is resumed
+
+
+def test_an_image_that_cannot_be_uploaded_is_kept_and_resumed(
+    take: Take, ramdisk: Ramdisk, storage: Path, tmp_path: Path,
+    serve: Callable[[Respond], AnsweringServer],
+) -> None:  # fmt: skip
+    images = tmp_path / "images"
+    images.mkdir()
+
+    def end() -> None:
+        ramdisk.end()
+        images.rename(tmp_path / "images.away")
+
+    with pytest.raises(errors.UploadFailed, match="is kept as") as caught:
+        take(ramdisk.ironic, ramdisk.begin, end, ACTIVE, image="file://%s/new" % images)
+    assert caught.value.word == "UploadFailed"
+    assert str(caught.value).endswith("--resume " + ramdisk.name)
+    assert ramdisk.ironic.asked == ["soft power off", "service"]
+    assert len(content(storage)) == 3
+
+    images.mkdir()
+    result = sdk.upload_captured(
+        connect(serve(ramdisk.ironic).url), "node-1", ramdisk.name,
+        image="file://%s/new" % images, storage=StorageAccess.of("file://%s" % storage),
+    )  # fmt: skip
+    assert (images / "new").read_bytes() == DATA
+    assert (result.state, result.consistency) == ("active", None)
+    assert content(storage) == []
+
+
+def test_an_image_that_cannot_be_uploaded_is_discarded_if_that_is_wanted(
+    take: Take, ramdisk: Ramdisk, storage: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+
+    def end() -> None:
+        ramdisk.end()
+        images.rename(tmp_path / "images.away")
+
+    with pytest.raises(errors.SnapshotError) as caught:
+        take(
+            ramdisk.ironic, ramdisk.begin, end, ACTIVE, image="file://%s/new" % images,
+            keep_for_retry=False,
+        )  # fmt: skip
+    assert "--resume" not in str(caught.value)
+    assert content(storage) == []
+
+
+def test_what_was_not_captured_to_the_end_is_not_resumed(
+    storage: Path, tmp_path: Path, serve: Callable[[Respond], AnsweringServer]
+) -> None:
+    (storage / UUID).mkdir()
+    (storage / UUID / "half.json").write_text('{"progress": {"phase": "stream"}}')
+    for name in ("half", "no-such"):
+        with pytest.raises(errors.InvalidRequest, match="no image that was captured to the end"):
+            sdk.upload_captured(
+                connect(serve(FakeIronic()).url), "node-1", name,
+                image="file://%s/new" % tmp_path, storage=StorageAccess.of("file://%s" % storage),
+            )  # fmt: skip
+    assert os.listdir(storage / UUID) == ["half.json"]
+
+
+# With the conductor's plug-in
+
+
+IMAGE = "66498c26-a9b5-496c-97a8-5bc08f256155"
+
+
+@pytest.fixture
+def glance() -> FakeGlance:
+    return FakeGlance()
+
+
+@pytest.fixture
+def with_plugin() -> FakeIronic:
+    return FakeIronic(vendor_interface="snapshot")
+
+
+def finished(ironic: FakeIronic, glance: FakeGlance) -> Moment:
+    def finish() -> None:
+        glance.status = "active"
+        ironic.node.update(ACTIVE)
+
+    return finish
+
+
+def test_with_the_plug_in_the_service_is_asked_for_and_waited_for(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    done = finished(with_plugin, glance)
+    result = take(with_plugin, WAIT, WAIT, done, image=IMAGE, storage=None, glance=glance)
+    assert with_plugin.services == [
+        {"interface": "vendor", "step": "snapshot", "args": {"image_ref": IMAGE}}
+    ]
+    assert with_plugin.asked == ["soft power off", "service"]
+    assert (result.state, result.consistency, result.snapshot) == ("active", "clean", None)
+
+
+def test_with_the_plug_in_it_need_not_be_waited_for(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    result = take(with_plugin, WAIT, image=IMAGE, storage=None, wait=False, glance=glance)
+    assert (with_plugin.node["provision_state"], result.state) == ("servicing", "snapshotting")
+
+
+@pytest.mark.parametrize(
+    ("last_error", "message"),
+    [
+        ("By request, the service operation was aborted", "it was aborted"),
+        ("** Value Redacted - Requires permission. **", "Ironic gives no reason"),
+    ],
+)
+def test_with_the_plug_in_an_abort_is_no_success(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance, last_error: str, message: str
+) -> None:
+    aborted = {**ACTIVE, "last_error": last_error}
+    with pytest.raises(errors.ServiceFailed, match=message):
+        take(with_plugin, WAIT, aborted, image=IMAGE, storage=None, glance=glance)
+
+
+def test_with_the_plug_in_a_failure_is_brought_back(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    with pytest.raises(errors.CommandFailed, match="ReadFailed"):
+        take(with_plugin, WAIT, FAILED, image=IMAGE, storage=None, glance=glance)
+    assert with_plugin.asked[-1] == "abort"
+
+
+def test_with_the_plug_in_an_image_that_is_not_there_is_refused_at_once(
+    take: Take, with_plugin: FakeIronic, tmp_path: Path
+) -> None:
+    with pytest.raises(errors.ImageNotQueued):
+        take(with_plugin, image=IMAGE, glance=FakeGlance(status=None))
+    with pytest.raises(errors.InvalidRequest, match="takes the UUID of an image in Glance"):
+        take(with_plugin, image="file://%s/new" % tmp_path)
+    assert with_plugin.asked == []
+
+
+def test_a_lessee_who_is_not_shown_the_lock_can_take_a_snapshot(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    hidden = "** Redacted - requires baremetal:node:get:reservation permission. **"
+    with_plugin.node.update(reservation=hidden, driver_internal_info={"content": hidden})
+    done = finished(with_plugin, glance)
+    assert take(with_plugin, done, image=IMAGE, storage=None, glance=glance).state == "active"
