@@ -100,8 +100,8 @@ def test_who_waits_by_wish_is_not_told_that(run: Run, ramdisk: Ramdisk, tmp_path
 def test_the_options_reach_the_step(run: Run, ramdisk: Ramdisk, tmp_path: Path) -> None:
     run(
         ramdisk.ironic, "--image", "file://%s/new" % tmp_path, "--writer", "dd",
-        "--compression", "none", "--bad-sectors", "zero", "--expected-serial", "SN", "--expected-wwn", "0x5",
-        "--no-shutdown",
+        "--compression", "none", "--bad-sectors", "zero", "--expected-serial", "SN",
+        "--expected-wwn", "0x5", "--no-shutdown",
     )  # fmt: skip
     (step,) = ramdisk.ironic.services
     del step["args"]["image_name"]

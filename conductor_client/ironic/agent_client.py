@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agents of nodes, as Ironic knows them."""
+
+import time
+
+from ironic.common import exception
+from ironic.conf import CONF
+from ironic.drivers.modules import agent_client
+from ironic.objects import Node
+from oslo_log import log
+
+from conductor_client import errors
+from conductor_client.agent import Agent, Status
+from conductor_client.ironic.record import Record
+from snapshot_core.credentials import Trust
+
+LOG = log.getLogger(__name__)
+
+# An agent under full load still answers; one that is silent for this long is gone.
+_PATIENCE_S = 300
+
+
+class SnapshotAgentClient(agent_client.AgentClient):
+    """Ironic's client, for what it knows of a node's agent: where it is, and how it is trusted.
+
+    The command itself goes through :class:`.Agent`. Ironic 39 would write the request, with the
+    storage's credentials in it, into its log and the node's last error when the answer is no JSON,
+    would send it again when no answer comes, and reads answers of any size.
+    """
+
+    def agent(self, node: Node) -> Agent:
+        """Return the node's agent.
+
+        :raises: AgentUnavailable
+        """
+        known = node.driver_internal_info
+        url, token = known.get("agent_url"), known.get("agent_secret_token")
+        if not url or not token:
+            raise errors.AgentUnavailable(
+                "the agent of node %s has not reported, or has no token" % node.uuid
+            )
+        try:
+            verify = self._get_verify(node)
+        except exception.InvalidParameterValue as exc:
+            raise _NotYetHere(str(exc)) from exc
+        trust = Trust(insecure=not verify) if isinstance(verify, bool) else Trust(verify)
+        return Agent(url, token, trust)
+
+
+class _NotYetHere(errors.AgentUnavailable):
+    """The agent's certificate is at the conductor that had the node before, until a heartbeat."""
+
+    @property
+    def word(self) -> str:
+        return errors.AgentUnavailable.__name__
+
+
+class Listener:
+    """Asks agents how their commands go, and knows since when each of them is silent."""
+
+    def __init__(self) -> None:
+        self._silent_since: dict[str, float] = {}
+
+    def ask(self, node: Node, record: Record) -> Status:
+        """Return how the record's command goes; an agent that is silent has nothing to tell.
+
+        :raises: AgentUnavailable when it was silent for too long, or never can tell; CommandFailed
+        """
+        try:
+            with SnapshotAgentClient().agent(node) as agent:
+                status = agent.status(str(record.command_id), patience_s=0)
+        except errors.AgentUnavailable as exc:
+            now = time.monotonic()
+            since = self._silent_since.setdefault(record.generation, now)
+            # Only this class itself is meant for good: an agent that does not know the command any
+            # more, or our token. No answer, this time, is a class of its own.
+            if type(exc) is errors.AgentUnavailable or now - since > _patience_s():
+                raise
+            LOG.warning("Node %(node)s: %(why)s", {"node": node.uuid, "why": exc})
+            return Status()
+        self.forget(record.generation)
+        return status
+
+    def forget(self, generation: str) -> None:
+        """Forget how long the agent of a snapshot was silent."""
+        self._silent_since.pop(generation, None)
+
+
+def _patience_s() -> float:
+    # Before Ironic's own patience ends: its way to fail leaves the instance down.
+    callback_timeout: int = CONF.conductor.service_callback_timeout
+    return min(_PATIENCE_S, callback_timeout / 2) if callback_timeout else _PATIENCE_S

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node remembers of its snapshot: all that another conductor needs to go on, or clean up.
+
+It lies in the node's ``driver_internal_info`` and holds no secret: Ironic's API shows it.
+"""
+
+import enum
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from conductor_client.agent import Captured
+from conductor_client.delivery import CaptureOptions
+
+KEY = "ipa_snapshot"
+# A machine whose power was to be cut is given this long to see that it is to stop, in seconds; its
+# agent looks every five.
+STOP_PATIENCE_S = 20
+
+
+class Phase(enum.StrEnum):
+    """How far a snapshot is."""
+
+    REQUESTED = "requested"
+    STARTING = "starting"  # the command may have reached the agent
+    CAPTURING = "capturing"
+    UPLOADING = "uploading"
+    DONE = "done"
+    FAILED = "failed"  # in the agent, which has ended
+    KEPT = "kept"  # the upload failed, and the image waits in the storage for another one
+
+
+@dataclass(frozen=True)
+class Record:
+    """One snapshot of a node.
+
+    :ivar generation: tells it from all others, and is the unguessable name of its image.
+    :ivar since: when the phase began, in seconds since the epoch.
+    :ivar command_id: that of the agent's command.
+    :ivar captured: what is in the storage, once it is.
+    """
+
+    generation: str
+    image_ref: str
+    phase: Phase
+    since: int
+    options: CaptureOptions
+    command_id: str | None = None
+    captured: Captured | None = None
+
+    @classmethod
+    def new(cls, image_ref: str, options: CaptureOptions, now: int) -> "Record":
+        """Return the record of a snapshot that nobody has begun to take."""
+        return cls(uuid.uuid4().hex, image_ref, Phase.REQUESTED, now, options)
+
+    @property
+    def image_name(self) -> str:
+        """The name of the image in the storage, in the node's collection."""
+        return "%s.%s" % (self.generation, self.options.image_format)
+
+    def turned(self, phase: Phase, now: int, **changes: Any) -> "Record":
+        """Return the record in another phase."""
+        return replace(self, phase=phase, since=now, **changes)
+
+    def is_kept(self, now: int, retention_s: int) -> bool:
+        """Tell whether the image is to stay in the storage although no service goes on."""
+        return self.phase == Phase.KEPT and now - self.since < retention_s
+
+    def retired(self, now: int) -> "Leftover":
+        """Return what there may be left of it in the storage."""
+        at_work = self.phase in (Phase.STARTING, Phase.CAPTURING)
+        return Leftover(self.image_name, now + STOP_PATIENCE_S if at_work else 0)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """An image, or parts of one, that is to go from the storage.
+
+    :ivar agent_until: for how long an agent may still write it, in seconds since the epoch.
+    """
+
+    image_name: str
+    agent_until: int
+
+
+@dataclass(frozen=True)
+class Book:
+    """All that a node remembers: its last snapshot, and what is left of earlier ones."""
+
+    record: Record | None = None
+    leftovers: tuple[Leftover, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: Any) -> "Book":
+        """Read what :meth:`to_wire` returned; nothing at all is an empty book."""
+        if not raw:
+            return cls()
+        record = raw["record"]
+        return cls(
+            _parse_record(record) if record else None,
+            tuple(Leftover(**leftover) for leftover in raw["leftovers"]),
+        )
+
+    def to_wire(self) -> dict[str, Any] | None:
+        """Return it as plain values, or None if it is empty."""
+        if self == Book():
+            return None
+        return {
+            "record": _record_to_wire(self.record) if self.record else None,
+            "leftovers": [asdict(leftover) for leftover in self.leftovers],
+        }
+
+    def retired(self, now: int) -> "Book":
+        """Return the book with its record, if it has one, among the leftovers."""
+        if self.record is None:
+            return self
+        return Book(None, (*self.leftovers, self.record.retired(now)))
+
+
+def _parse_record(raw: Mapping[str, Any]) -> Record:
+    values = {
+        **raw,
+        "phase": Phase(raw["phase"]),
+        "options": CaptureOptions(**raw["options"]),
+        "captured": Captured.parse(raw["captured"]) if raw["captured"] else None,
+    }
+    return Record(**values)
+
+
+def _record_to_wire(record: Record) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    values["phase"] = record.phase.value
+    values["options"] = asdict(record.options)
+    values["captured"] = _captured_to_wire(record.captured) if record.captured else None
+    return values
+
+
+def _captured_to_wire(captured: Captured) -> dict[str, Any]:
+    """Return of the agent's result what the delivery needs: all of it may be long."""
+    return {
+        "image_name": captured.image_name,
+        "disk_format": captured.disk_format,
+        "virtual_size": captured.virtual_size,
+        "size": captured.size,
+        "checksum": {"algorithm": "sha512", "value": captured.sha512},
+        "lost": {"bytes": captured.lost},
+    }

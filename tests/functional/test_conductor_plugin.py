@@ -1,0 +1,464 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plug-in in a real Ironic's conductor: snapshots by the step ``vendor.snapshot``."""
+
+import contextlib
+import json
+import pathlib
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from openstack.connection import Connection
+
+from conductor_client import errors
+from conductor_client.node import Record
+from conductor_client.reasons import why_failed
+from tests.functional.conftest import SERIAL, same_files
+from tests.lab import disks
+from tests.lab.agent import Agent, FakeDisk
+from tests.lab.apache import Apache
+from tests.lab.glance import Glance
+from tests.lab.ironic import DEFAULT_VENV, Ironic
+from tests.lab.nodes import Node, enrol
+
+PROJECT = "lab-project"
+KEY = "ipa_snapshot"
+SECRETS = {"machine": "write-0nly s3cret", "conductor": "re4der s3cret"}
+# What a node goes through in a service with a step that waits.
+WHOLE_SERVICE = [
+    ("active", "servicing"),
+    ("servicing", "service wait"),
+    ("service wait", "servicing"),
+    ("servicing", "service wait"),
+    ("service wait", "servicing"),
+    ("servicing", "active"),
+]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The storage with its two accounts, and the directory behind it."""
+
+    url: str
+    directory: pathlib.Path
+    cacert: str
+
+    def names(self, node: Node) -> list[str]:
+        """Return what is there of a node's; a collection that is empty counts for nothing."""
+        collection = self.directory / node.uuid
+        if not collection.exists():
+            return []
+        return sorted(path.name for path in collection.iterdir() if path.name != ".DAV")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    directory = tmp_path_factory.mktemp("store")
+    with Apache(
+        directory, "conductor", SECRETS["conductor"], machine_password=SECRETS["machine"]
+    ) as running:
+        yield Store(running.url, directory, str(running.cacert))
+
+
+@pytest.fixture(scope="module")
+def image_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glance]:
+    """A Glance that tests may kill and start again."""
+    with Glance(tmp_path_factory.mktemp("image-service")) as server:
+        yield server
+
+
+@dataclass
+class Metrics:
+    """A statsd: keeps the names of what is sent to it."""
+
+    port: int
+    _socket: socket.socket = field(repr=False)
+
+    def names(self) -> set[str]:
+        """Return the names that arrived since the last time."""
+        found = set()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.add(self._socket.recv(65536).decode().partition(":")[0])
+        return found
+
+
+@pytest.fixture(scope="module")
+def metrics() -> Iterator[Metrics]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * 1024 * 1024)
+        listening.setblocking(False)
+        yield Metrics(listening.getsockname()[1], listening)
+
+
+def write_account(directory: pathlib.Path, name: str) -> pathlib.Path:
+    account = directory / ("%s.yaml" % name)
+    account.touch(mode=0o600)
+    account.write_text("username: %s\npassword: '%s'\n" % (name, SECRETS[name]))
+    return account
+
+
+@pytest.fixture(scope="module")
+def ironic(
+    tmp_path_factory: pytest.TempPathFactory, store: Store, image_service: Glance, metrics: Metrics
+) -> Iterator[Ironic]:
+    """An Ironic with the plug-in, whose log and database hold no secret in the end."""
+    directory = tmp_path_factory.mktemp("ironic")
+    config = """\
+[DEFAULT]
+enabled_vendor_interfaces = snapshot,no-vendor
+[snapshot]
+storage_url = %s
+storage_ca = %s
+storage_auth_file = %s
+agent_auth_file = %s
+min_free = 0
+max_concurrent_snapshots = 2
+poll_interval = 1
+clean_up_interval = 2
+[conductor]
+# An agent is given half of it to answer.
+service_callback_timeout = 40
+[metrics]
+backend = statsd
+[metrics_statsd]
+statsd_host = 127.0.0.1
+statsd_port = %d
+""" % (
+        store.url, store.cacert, write_account(directory, "conductor"),
+        write_account(directory, "machine"), metrics.port,
+    )  # fmt: skip
+    with Ironic(directory / "state", image_service.url, extra_config=config) as server:
+        yield server
+        held = server.log.read_bytes() + (server.state / "ironic.sqlite").read_bytes()
+        assert not [secret for secret in SECRETS.values() if secret.encode() in held]
+
+
+@pytest.fixture
+def make_node(ironic: Ironic) -> Callable[..., Node]:
+    """Return a function that enrols a node of the project's, whose conductor takes snapshots."""
+
+    def make(owner: str = PROJECT) -> Node:
+        node = enrol(
+            ironic, "machine-%s" % uuid.uuid4(), vendor_interface="snapshot",
+            properties={"root_device": {"serial": SERIAL}},
+        )  # fmt: skip
+        # A server closes a connection that idles; over a slow network a client learns that late.
+        node.cloud.baremetal.connect_retries = 3
+        # Without Keystone an owner is refused at first, and taken later.
+        node.cloud.baremetal.update_node(node.uuid, owner=owner)
+        return node
+
+    return make
+
+
+@pytest.fixture
+def cloud(image_service: Glance) -> Connection:
+    return image_service.connection()
+
+
+def make_image(cloud: Connection, **attributes: Any) -> str:
+    made: str = cloud.image.create_image(name="a snapshot", allow_duplicates=True, **attributes).id
+    return made
+
+
+@contextlib.contextmanager
+def ramdisk(node: Node, disk: disks.Disk) -> Iterator[Agent]:
+    """Run the node's ramdisk, and then see that no log has a secret."""
+    node.wait_for("service wait")
+    with (
+        disks.LoopDevice(disk.path, read_only=True) as loop,
+        Agent([FakeDisk(loop.path, disk.size, serial=SERIAL)], lookup=node.lookup) as agent,
+    ):
+        yield agent
+        log = agent.log.read_text(errors="replace")
+    assert not [secret for secret in SECRETS.values() if secret in log]
+
+
+@contextlib.contextmanager
+def slowed_network() -> Iterator[None]:
+    """Let the loopback interface take 16 Mbit/s, so that there is time to see what goes on."""
+    command = ["tc", "qdisc", "add", "dev", "lo", "root", "tbf"]
+    subprocess.run([*command, "rate", "16mbit", "burst", "1mb", "latency", "400ms"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
+
+
+def start(node: Node, image: str, **options: str) -> None:
+    node.start_service(
+        {"interface": "vendor", "step": "snapshot", "args": {"image_ref": image, **options}}
+    )
+
+
+def upload_again(node: Node, image: str) -> None:
+    node.start_service(
+        {"interface": "vendor", "step": "upload_snapshot", "args": {"image_ref": image}}
+    )
+
+
+def phase(node: Node) -> str | None:
+    book = node.record().driver_internal_info.get(KEY) or {}
+    found: str | None = (book.get("record") or {}).get("phase")
+    return found
+
+
+def wait_for_phase(node: Node, wanted: str) -> None:
+    node.wait_until("in the phase " + wanted, lambda _record: phase(node) == wanted)
+
+
+def nothing_is_left(node: Node, store: Store) -> None:
+    """Wait until the node remembers nothing, and the storage has nothing of it."""
+    node.wait_until(
+        "without a snapshot", lambda record: KEY not in record.driver_internal_info, timeout_s=120
+    )
+    assert store.names(node) == []
+
+
+def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
+    """Return the changes of the node's provision state, from ``active`` on, as notified."""
+    seen = [
+        (told.payload["previous_provision_state"], told.payload["provision_state"])
+        for told in ironic.notifications(node.uuid)
+        if told.event.startswith("baremetal.node.provision_set.")
+    ]
+    return seen[[new for _old, new in seen].index("active") + 1 :]
+
+
+def test_a_snapshot_goes_from_the_machine_into_the_image(
+    ironic: Ironic, make_node: Callable[..., Node], store: Store, image_service: Glance,
+    cloud: Connection, small_disk: disks.Disk, metrics: Metrics, tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    start(node, image, expected_serial=SERIAL)
+    with ramdisk(node, small_disk):
+        after = node.wait_for("active")
+    found = cloud.image.get_image(image)
+    assert (found.status, found.disk_format, found.owner) == ("active", "qcow2", PROJECT)
+    assert found.visibility == "shared"
+    assert same_files(small_disk, image_service.images / image, tmp_path)
+    assert (after.power_state, after.last_error, after.is_maintenance) == ("power on", None, False)
+    nothing_is_left(node, store)
+    assert not (store.directory / node.uuid).exists()
+    assert changes(ironic, node) == WHOLE_SERVICE
+    for text in ("requested", "capturing", "captured", "done"):
+        assert any("into image %s: %s" % (image, text) in event for event in node.history())
+    names = metrics.names()
+    for one in ("requested", "starting", "capturing", "uploading"):
+        assert "conductor_client.ironic.ledger.phase.%s" % one in names
+
+
+def service_failed(node: Node) -> Record:
+    """Wait for the failure, see that the instance is back, and return what clients see."""
+    node.wait_for("service failed", timeout_s=90)
+    answer = node.cloud.baremetal.get("/nodes/" + node.uuid, microversion="1.87")
+    record = Record.parse(answer.json())
+    assert (record.power_state, record.maintenance, record.fault) == ("power on", False, None)
+    return record
+
+
+def test_a_failure_in_the_agent_is_told_and_the_instance_is_back(
+    ironic: Ironic, make_node: Callable[..., Node], store: Store, cloud: Connection,
+    small_disk: disks.Disk,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    start(node, image, expected_serial="another one")
+    with ramdisk(node, small_disk):
+        record = service_failed(node)
+    error = why_failed(record)
+    assert isinstance(error, errors.CommandFailed)
+    assert "DeviceNotFound" in str(error)
+    assert "another one" in str(error)
+    nothing_is_left(node, store)
+    assert cloud.image.get_image(image).status == "queued"
+    node.provision("abort")
+    node.wait_for("active")
+    assert changes(ironic, node)[-2:] == [
+        ("service wait", "service failed"), ("service failed", "active"),
+    ]  # fmt: skip
+
+
+def test_an_image_of_another_project_is_refused_before_the_agent_hears_of_it(
+    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk
+) -> None:
+    node, image = make_node(owner="another-project"), make_image(cloud)
+    start(node, image)
+    with ramdisk(node, small_disk) as agent:
+        record = service_failed(node)
+        assert "stream_image" not in agent.log.read_text(errors="replace")
+    assert "InvalidRequest: the image %s belongs to the project" % image in record.last_error
+    assert "another-project" in record.last_error
+    nothing_is_left(node, store)
+
+
+@pytest.mark.parametrize(("target", "state"), [("abort", "active"), ("deleted", "available")])
+def test_an_end_that_ironic_does_not_tell_stops_the_agent_and_leaves_nothing(
+    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk,
+    slow_network: None, target: str, state: str,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    start(node, image, writer="dd")
+    # The fake power leaves the agent alive, as a BMC does that lies.
+    with ramdisk(node, small_disk) as agent:
+        wait_for_phase(node, "capturing")
+        node.provision(target)
+        node.wait_for(state)
+        nothing_is_left(node, store)
+        assert "is not wanted any more" in agent.log.read_text(errors="replace")
+    assert cloud.image.get_image(image).status == "queued"
+
+
+@pytest.mark.parametrize("moment", ["capturing", "uploading"])
+def test_a_snapshot_outlives_the_death_of_the_conductor(
+    ironic: Ironic, make_node: Callable[..., Node], store: Store, cloud: Connection,
+    image_service: Glance, small_disk: disks.Disk, tmp_path: pathlib.Path, moment: str,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    start(node, image)
+    with ramdisk(node, small_disk):
+        with slowed_network():
+            wait_for_phase(node, moment)
+            ironic.kill()
+            ironic.start_again()
+            assert phase(node) == moment
+        node.wait_for("active", timeout_s=120)
+    assert cloud.image.get_image(image).status == "active"
+    assert same_files(small_disk, image_service.images / image, tmp_path)
+    nothing_is_left(node, store)
+
+
+def test_an_agent_that_is_gone_fails_the_snapshot_and_the_instance_is_back(
+    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk,
+    slow_network: None,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    start(node, image, writer="dd")
+    with ramdisk(node, small_disk) as agent:
+        wait_for_phase(node, "capturing")
+        agent.kill()
+        record = service_failed(node)
+    assert "AgentUnavailable: the agent at %s does not answer" % agent.url in record.last_error
+    nothing_is_left(node, store)
+
+
+def test_a_captured_image_waits_for_glance_and_is_uploaded_without_a_ramdisk(
+    ironic: Ironic, make_node: Callable[..., Node], store: Store, image_service: Glance,
+    cloud: Connection, small_disk: disks.Disk, tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    start(node, image)
+    with ramdisk(node, small_disk):
+        wait_for_phase(node, "capturing")
+        image_service.kill()
+        record = service_failed(node)
+    assert "UploadFailed" in record.last_error
+    assert "upload_snapshot" in record.last_error
+    assert len(store.names(node)) == 2
+    image_service.start_again()
+    before = len(changes(ironic, node))
+    upload_again(node, image)
+    node.wait_for("active")
+    assert changes(ironic, node)[before:] == [
+        ("service failed", "servicing"), ("servicing", "service wait"),
+        ("service wait", "servicing"), ("servicing", "active"),
+    ]  # fmt: skip
+    assert same_files(small_disk, image_service.images / image, tmp_path)
+    nothing_is_left(node, store)
+
+    upload_again(node, make_image(cloud))
+    assert "no captured image of node %s was kept" % node.uuid in service_failed(node).last_error
+
+
+def test_as_many_machines_as_configured_are_captured_at_once_and_others_wait(
+    make_node: Callable[..., Node], store: Store, image_service: Glance, cloud: Connection,
+    small_disk: disks.Disk, tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    nodes = [make_node() for _ in range(3)]
+    images = [make_image(cloud) for _ in nodes]
+    for node, image in zip(nodes, images, strict=True):
+        start(node, image)
+    with contextlib.ExitStack() as ramdisks:
+        with slowed_network():
+            for node in nodes:
+                ramdisks.enter_context(ramdisk(node, small_disk))
+            for _look in range(5):
+                nodes[0].wait_until(
+                    "captured with another one while the third waits",
+                    lambda _record: (
+                        sorted(phase(node) or "" for node in nodes)
+                        == ["capturing", "capturing", "requested"]
+                    ),
+                )
+                time.sleep(1)
+        for node in nodes:
+            node.wait_for("active", timeout_s=120)
+    for image in images:
+        assert same_files(small_disk, image_service.images / image, tmp_path)
+    for node in nodes:
+        nothing_is_left(node, store)
+
+
+# It runs where Ironic is: types, interfaces and drivers as its own factories make them.
+INTERFACES = """\
+import json, sys
+from types import SimpleNamespace
+from stevedore import driver, extension
+from ironic.common import driver_factory, exception, service
+from ironic.drivers import base
+service.prepare_command(sys.argv)
+
+def load(kind, name):
+    return driver.DriverManager("ironic.hardware." + kind, name, invoke_on_load=True).driver
+
+def is_taken(hardware_type):
+    try:
+        driver_factory.get_interface(load("types", hardware_type), "vendor", "snapshot")
+    except exception.IncompatibleInterface:
+        return False
+    return True
+
+def answer(call, *arguments):
+    try:
+        return call(*arguments)
+    except exception.IronicException as exc:
+        return type(exc).__name__
+
+found = {name: is_taken(name) for name in ("snapshot-ipmi", "snapshot-redfish", "redfish")}
+task = SimpleNamespace(node=SimpleNamespace(driver="fake-hardware"))
+for name in ("agent", "fake", "no-snapshot"):
+    interface = load("interfaces.snapshot", name)
+    assert isinstance(interface, base.BaseInterface)
+    assert interface.interface_type == "snapshot"
+    found[name] = answer(interface.validate, task)
+    if name != "agent":
+        found[name + " snapshot"] = answer(interface.snapshot, task, "image")
+        assert answer(interface.continue_snapshot, task) is None
+        assert answer(interface.clean_up, task) is None
+print(json.dumps(found))
+"""
+
+
+def test_the_hardware_types_and_the_interface_of_the_specification_are_there(
+    ironic: Ironic,
+) -> None:
+    python = DEFAULT_VENV / "bin/python"
+    config = ["--config-file", str(ironic.state / "ironic.conf"), "--log-file", "/dev/null"]
+    ran = subprocess.run(
+        [python, "-W", "ignore", "-c", INTERFACES, *config],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == {
+        "snapshot-ipmi": True, "snapshot-redfish": True, "redfish": False,
+        "agent": None,
+        "fake": None, "fake snapshot": None,
+        "no-snapshot": "UnsupportedDriverExtension",
+        "no-snapshot snapshot": "UnsupportedDriverExtension",
+    }  # fmt: skip

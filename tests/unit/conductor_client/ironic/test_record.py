@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node remembers of a snapshot comes back as it was, and says what may be left of it."""
+
+import json
+
+import pytest
+
+from conductor_client.agent import Captured
+from conductor_client.delivery import CaptureOptions
+from conductor_client.ironic.record import STOP_PATIENCE_S, Book, Leftover, Phase, Record
+from tests.unit.conductor_client.fake_agent import result_about
+
+NOW = 1_790_000_000
+IMAGE = "8e0d5c5e-6b1f-4c39-9f3f-0f5a9d1c7b11"
+NEW = Record.new(IMAGE, CaptureOptions(writer="dd", expected_serial="S"), NOW)
+CAPTURED = Captured.parse(
+    result_about("image", b"data", lost={"bytes": 512, "extents": [[0, 512]]}, partitions=["much"])
+)
+
+
+def through_json(book: Book) -> Book:
+    return Book.parse(json.loads(json.dumps(book.to_wire())))
+
+
+def test_a_book_comes_back_from_json_as_it_was() -> None:
+    book = Book(NEW.turned(Phase.CAPTURING, NOW, command_id="id"), (Leftover("older.qcow2", 5),))
+    assert through_json(book) == book
+
+
+def test_of_the_agent_s_result_what_the_delivery_needs_comes_back() -> None:
+    book = through_json(Book(NEW.turned(Phase.UPLOADING, NOW, captured=CAPTURED)))
+    assert book.record is not None
+    found = book.record.captured
+    assert found is not None
+    assert (found.size, found.sha512, found.lost) == (4, CAPTURED.sha512, 512)
+    assert (found.disk_format, found.virtual_size) == ("qcow2", 1024)
+    assert "much" not in json.dumps(book.to_wire())
+
+
+@pytest.mark.parametrize("raw", [None, {}])
+def test_a_node_that_remembers_nothing_has_an_empty_book(raw: object) -> None:
+    assert Book.parse(raw) == Book()
+
+
+def test_an_empty_book_is_nothing_to_remember() -> None:
+    assert Book().to_wire() is None
+
+
+def test_each_snapshot_has_a_name_of_its_own_that_tells_its_format() -> None:
+    raw = Record.new(IMAGE, CaptureOptions(image_format="raw"), NOW)
+    assert NEW.image_name == NEW.generation + ".qcow2"
+    assert raw.image_name == raw.generation + ".raw"
+    assert raw.generation != NEW.generation
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.CAPTURING])
+def test_an_agent_that_may_be_at_work_is_given_time_to_stop(phase: Phase) -> None:
+    book = Book(NEW.turned(phase, NOW)).retired(NOW)
+    assert book == Book(None, (Leftover(NEW.image_name, NOW + STOP_PATIENCE_S),))
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase.REQUESTED, Phase.UPLOADING, Phase.DONE, Phase.KEPT, Phase.FAILED]
+)
+def test_what_no_agent_writes_can_go_at_once(phase: Phase) -> None:
+    book = Book(NEW.turned(phase, NOW), (Leftover("older.qcow2", 5),)).retired(NOW)
+    assert book == Book(None, (Leftover("older.qcow2", 5), Leftover(NEW.image_name, 0)))
+
+
+def test_an_image_is_kept_for_as_long_as_was_asked_for() -> None:
+    kept = NEW.turned(Phase.KEPT, NOW)
+    assert kept.is_kept(NOW + 59, 60)
+    assert not kept.is_kept(NOW + 60, 60)
+    assert not kept.is_kept(NOW, 0)
+    assert not NEW.turned(Phase.UPLOADING, NOW).is_kept(NOW, 60)
