@@ -6,13 +6,19 @@
 BIN := .venv/bin
 PYTHON_TREES := snapshot_core ipa_snapshot conductor_client bench tests docs/conf.py setup.py
 
-.PHONY: bench demo test lint docs unit setup setup-test
+.PHONY: bench demo test test-machine lint docs ramdisk unit setup setup-test
 
 demo: setup                 ## take a snapshot of a disk image, through a real agent
 	$(BIN)/python -m tests.lab.demo
 
-test: setup-test lint docs  ## everything that can be checked here
-	$(BIN)/python -m pytest -q
+test: setup-test lint docs  ## all that can be checked without a machine
+	$(BIN)/python -m pytest -q tests/unit tests/functional
+
+ramdisk: setup              ## the agent's ramdisk with the element, into .cache/ramdisk
+	tools/ramdisk.sh
+
+test-machine: ramdisk       ## boot that ramdisk in an emulated machine; takes about ten minutes
+	$(BIN)/python -m pytest -q tests/machine
 
 bench: setup                ## measure the writers against each other; takes an hour or two
 	$(BIN)/python -m bench.compare --json .cache/bench.json
@@ -25,7 +31,7 @@ lint: setup
 	$(BIN)/ruff format --check $(PYTHON_TREES)
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/bashate -i E006 tools/*.sh
+	$(BIN)/bashate -i E005,E006 tools/*.sh $$(grep -rlE "^#!/bin/bash" dib-elements tests/machine/elements)
 
 docs: setup                 ## the documentation, into docs/_build/html
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

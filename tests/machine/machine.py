@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An emulated machine that boots the ramdisk, as Ironic would let a real one do."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from tests.lab import namespaces, processes, services
+from tests.machine.ramdisk import Ramdisk
+
+# By this name the guest finds what listens on 127.0.0.1 here; see guest_hosts.
+STORAGE = "storage.lab"
+_FROM_GUEST = "10.0.2.2"
+_MAC = "52:54:00:12:34:56"
+_AGENT_CONFIG = """\
+[DEFAULT]
+debug = true
+agent_token = {token}
+# Without an Ironic nobody would accept the certificate that it makes.
+enable_auto_tls = false
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drive:
+    """A raw image that is a disk of the machine's."""
+
+    path: pathlib.Path
+    serial: str
+
+
+class Machine(services.Service):
+    """Run the machine while the context lasts; its agent answers at ``url`` to ``token``.
+
+    It needs a network namespace with a loopback interface alone: QEMU's own network leads there
+    and nowhere else. It has KVM where that works, and is emulated elsewhere.
+
+    :param files: what is added to the ramdisk: text, by its path there.
+    :param parameters: further parameters of the kernel's.
+    """
+
+    # Emulated, on two busy cores: half a minute of it is the kernel's unpacking.
+    start_timeout_s = 900.0
+    memory_mib = 3072
+
+    def __init__(
+        self,
+        ramdisk: Ramdisk,
+        drives: Sequence[Drive],
+        token: str,
+        *,
+        files: Mapping[str, str] | None = None,
+        parameters: Sequence[str] = (),
+    ) -> None:
+        self.port = processes.free_port()
+        super().__init__("machine", f"http://127.0.0.1:{self.port}", probe="/v1/status")
+        self.token = token
+        self._ramdisk = ramdisk
+        self._drives = list(drives)
+        self._files = dict(files or {})
+        self._parameters = list(parameters)
+
+    @property
+    def console(self) -> pathlib.Path:
+        """What the machine wrote to its serial console."""
+        return self.state / "console.log"
+
+    def _prepare(self) -> processes.Server:
+        if not namespaces.isolated():
+            raise RuntimeError("call tests.lab.namespaces.enter() first")
+        initramfs = self.state / "initramfs"
+        shutil.copyfile(self._ramdisk.initramfs, initramfs)
+        config = _AGENT_CONFIG.format(token=self.token)
+        hosts = f"127.0.0.1 localhost\n{_FROM_GUEST} {STORAGE}\n"
+        add_files(initramfs, {
+            "etc/ironic-python-agent.d/lab.conf": config, "etc/hosts": hosts, **self._files,
+        })  # fmt: skip
+        return processes.Server(
+            "the machine", self._command(initramfs), self.state / "qemu.log", own_log=self.console
+        )
+
+    def _command(self, initramfs: pathlib.Path) -> list[str]:
+        # BOOTIF, as from a network boot: without it the agent's ramdisk looks for a config drive
+        # for half a minute, and mounts what looks like one.
+        append = ["console=ttyS0", "BOOTIF=01-" + _MAC.replace(":", "-"), *self._parameters]
+        command = [*_qemu(_accelerator(self._ramdisk.kernel)), "-smp", "2"]
+        command += ["-m", str(self.memory_mib), "-device", "virtio-rng-pci"]
+        command += ["-serial", f"file:{self.console}"]
+        command += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-:9999"]
+        command += ["-device", f"virtio-net-pci,netdev=net,mac={_MAC}"]
+        for index, drive in enumerate(self._drives):
+            where = os.fspath(drive.path).replace(",", ",,")
+            command += ["-drive", f"file={where},format=raw,if=none,id=disk{index},cache=unsafe"]
+            command += ["-device", f"virtio-blk-pci,drive=disk{index},serial={drive.serial}"]
+        command += ["-kernel", str(self._ramdisk.kernel), "-initrd", str(initramfs)]
+        return [*command, "-append", " ".join(append)]
+
+
+def _qemu(accelerator: str) -> list[str]:
+    command = ["qemu-system-x86_64", "-machine", "pc", "-cpu", "max", "-accel", accelerator]
+    return [*command, "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]
+
+
+@functools.cache
+def _accelerator(kernel: pathlib.Path) -> str:
+    """Return ``kvm`` where a kernel runs with it, up to its complaint that it has no root."""
+    # Not by /dev/kvm: there are hosts which have it, and where a guest fails or hangs at once.
+    command = [*_qemu("kvm"), "-kernel", str(kernel), "-append", "panic=-1"]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if subprocess.run(command, check=False, capture_output=True, timeout=20).returncode == 0:
+            return "kvm"
+    return "tcg,thread=multi"
+
+
+def add_files(initramfs: pathlib.Path, files: Mapping[str, str]) -> None:
+    """Append text files, with mode 600, to a ramdisk: as docs/ramdisk.rst says it."""
+    tree = initramfs.with_suffix(".files")
+    for name, text in files.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(text)
+    # The kernel looks for the next archive where a multiple of four bytes ends.
+    subprocess.run(["truncate", "--size=%4", initramfs], check=True)
+    with initramfs.open("ab") as archive:
+        subprocess.run(
+            ["cpio", "--create", "--quiet", "--format=newc", "--owner=+0:+0"],
+            cwd=tree, input="\n".join(sorted(files)).encode(), stdout=archive, check=True,
+        )  # fmt: skip
