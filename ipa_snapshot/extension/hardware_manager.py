@@ -59,6 +59,17 @@ class SnapshotHardwareManager(hardware.HardwareManager):
         """Say that this manager suits every machine."""
         return int(hardware.HardwareSupport.SERVICE_PROVIDER)
 
+    # ironic-python-agent 13.0: the base class's own two refuse with a TypeError, which ends the
+    # search for a manager, where they are given an option that the generic manager takes.
+
+    def list_block_devices(self, **_options: Any) -> Any:
+        """Leave the disks to other managers."""
+        raise agent_errors.IncompatibleHardwareMethodError
+
+    def list_block_devices_check_skip_list(self, _node: object, **_options: Any) -> Any:
+        """Leave the disks to other managers."""
+        raise agent_errors.IncompatibleHardwareMethodError
+
     def get_service_steps(self, node: object, ports: object) -> list[dict[str, Any]]:
         """Return the step; it is listed where it is not configured too, and then says what to do.
 

@@ -177,8 +177,8 @@ def test_the_agent_lists_the_step_with_its_arguments(
     with ramdisk(small_disk, tmp_path, only_apache) as steps:
         (listed,) = steps.list()["SnapshotHardwareManager"]
     assert listed.pop("argsinfo").keys() == {
-        "image_name", "writer", "image_format", "compression", "expected_serial", "expected_wwn",
-        "url",
+        "image_name", "writer", "image_format", "compression", "bad_sectors", "expected_serial",
+        "expected_wwn", "url",
     }  # fmt: skip
     assert listed == {
         "step": "snapshot", "interface": "deploy", "priority": 0, "reboot_requested": False,

@@ -9,6 +9,7 @@ from typing import Any
 import ironic_python_agent.config  # noqa: F401 # isort: skip
 import pytest
 import stevedore
+from ironic_python_agent import errors as agent_errors
 from ironic_python_agent import hardware
 from oslo_config import cfg
 
@@ -122,3 +123,13 @@ def test_what_the_storage_refuses_is_told_with_the_word_first(
 def test_arguments_that_are_null_are_as_if_not_given(server: AnsweringServer) -> None:
     nothing = dict.fromkeys(ARGUMENTS)
     assert _failure([], **nothing).type == "DeviceNotFound"
+
+
+@pytest.mark.parametrize("options", [{}, {"all_serial_and_wwn": True}])
+def test_the_disks_are_left_to_other_managers_whatever_is_asked(options: dict[str, bool]) -> None:
+    # The agent's own base class answers an unknown option with a TypeError, which ends the search.
+    manager = SnapshotHardwareManager()
+    with pytest.raises(agent_errors.IncompatibleHardwareMethodError):
+        manager.list_block_devices(**options)
+    with pytest.raises(agent_errors.IncompatibleHardwareMethodError):
+        manager.list_block_devices_check_skip_list({}, **options)
