@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from openstack.connection import Connection
 from conductor_client import errors
 from conductor_client.node import Record
 from conductor_client.reasons import why_failed
+from tests.functional.commands import finish
 from tests.functional.conftest import SERIAL, same_files
 from tests.lab import disks
 from tests.lab.agent import Agent, FakeDisk
@@ -253,6 +255,28 @@ def test_a_snapshot_goes_from_the_machine_into_the_image(
     names = metrics.names()
     for one in ("requested", "starting", "capturing", "uploading"):
         assert "conductor_client.ironic.ledger.phase.%s" % one in names
+
+
+def test_the_command_asks_the_conductor_and_waits_for_it(
+    ironic: Ironic, make_node: Callable[..., Node], store: Store, image_service: Glance,
+    cloud: Connection, small_disk: disks.Disk, tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    command = subprocess.Popen(
+        ironic.openstack_command(
+            "baremetal", "node", "snapshot", node.uuid, "--image", image, "--wait", "-f", "json"
+        ),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **ironic.environment()},
+    )  # fmt: skip
+    with ramdisk(node, small_disk):
+        outcome = finish(command)
+    assert outcome.code == 0, outcome.err
+    assert (outcome.json["image_ref"], outcome.json["consistency"]) == (image, "clean")
+    assert cloud.image.get_image(image).status == "active"
+    assert same_files(small_disk, image_service.images / image, tmp_path)
+    assert node.record().provision_state == "active"
+    nothing_is_left(node, store)
 
 
 def service_failed(node: Node) -> Record:
