@@ -178,7 +178,8 @@ NOT_RUN = (
     "Keystone: Glance trusts a fake middleware in its place; Ironic is asked without it",
     "power, boot and networks of machines: Ironic's own fakes stand for them",
     "NTFS that Windows wrote, F2FS that a kernel wrote: ntfs-3g and f2fs-tools wrote them",
-    "the agent in a ramdisk on a machine: it ran in namespaces of this one; make test-machine boots one",
+    "the agent in a ramdisk on a machine: it ran in namespaces of this one; make test-machine "
+    "boots one",
 )
 
 
