@@ -89,7 +89,7 @@ def snapshot_node(
     :param image: the UUID of a queued Glance image, or ``file:///path`` of a new file.
     :param storage: what the ramdisk stores in, as this machine reaches it, with an account that
         may read and remove there; not needed where the conductor has the plug-in.
-    :param options: of these the service step knows all but ``any_root`` and ``bad_sectors``.
+    :param options: of these the service step knows all but ``any_root``.
     :param handling: how the machine is treated.
     :param image_name: the intermediate image's name; by default an unguessable one.
     :param keep_for_retry: an image that was captured and could not be uploaded stays in the

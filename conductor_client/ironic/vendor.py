@@ -66,6 +66,7 @@ class SnapshotVendor(base.VendorInterface):
             "writer": _optional("How the image is made and sent; by default as configured."),
             "image_format": _optional("qcow2 (the default) or raw."),
             "compression": _optional("auto (the default), zstd, zlib or none; for qcow2."),
+            "bad_sectors": _optional("fail (the default), or zero: they are zeros in the image."),
             "expected_serial": _optional("Refuse any disk but the one with this serial number."),
             "expected_wwn": _optional("Refuse any disk but the one with this WWN."),
         },

@@ -141,12 +141,9 @@ def test_the_step_gets_a_name_that_nobody_guesses_and_what_differs_from_its_defa
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"any_root": True}, {"bad_sectors": "zero"}])
-def test_what_a_step_does_not_take_is_refused(
-    take: Take, ramdisk: Ramdisk, options: dict[str, Any]
-) -> None:
-    with pytest.raises(errors.InvalidRequest, match=next(iter(options))):
-        take(ramdisk.ironic, options=sdk.CaptureOptions(**options))
+def test_what_a_step_does_not_take_is_refused(take: Take, ramdisk: Ramdisk) -> None:
+    with pytest.raises(errors.InvalidRequest, match="any_root"):
+        take(ramdisk.ironic, options=sdk.CaptureOptions(any_root=True))
     assert ramdisk.ironic.asked == []
 
 
