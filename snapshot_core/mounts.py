@@ -30,7 +30,11 @@ def mounted(
     """
     target = Path(tempfile.mkdtemp(prefix="ipa-snapshot-mount-", dir=parent))
     try:
-        _mount(fs_type, source, options, target)
+        try:
+            _mount(fs_type, source, options, target)
+        except BaseException:
+            _detach(target)  # it may have been ended between its mounting and its own end
+            raise
         try:
             yield target
         except BaseException:
@@ -60,13 +64,17 @@ def _unmount(target: Path) -> None:
     try:
         process.run("umount", str(target), timeout_s=None)
     except BaseException as exc:
-        # Detached, so that no mount is left; without umount's helper, which for davfs2 would
-        # wait for the upload again. That it failed is still told.
-        with contextlib.suppress(process.ProgramFailed):
-            process.run("umount", "--internal-only", "--lazy", str(target))
+        # So that no mount is left. That it failed is still told.
+        _detach(target)
         if isinstance(exc, process.ProgramFailed):
             raise errors.WriteFailed("%s was not unmounted: %s" % (target, exc.reason)) from exc
         raise
+
+
+def _detach(target: Path) -> None:
+    # without umount's helper, which for davfs2 would wait for an upload
+    with contextlib.suppress(process.ProgramFailed):
+        process.run("umount", "--internal-only", "--lazy", str(target))
 
 
 def _remove_if_empty(target: Path) -> None:

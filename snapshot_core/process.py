@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
+import psutil
 from oslo_concurrency import processutils
 from oslo_log import log
 
@@ -22,6 +23,7 @@ MIB = 1024 * 1024
 DEFAULT_MEMORY = 512 * MIB
 _ERROR_TAIL = 2000
 _PIECE = 64 * 1024
+_KILLED_S = 10  # one that is stuck in the kernel ends later, or never
 
 
 class ProgramFailed(Exception):
@@ -166,9 +168,15 @@ def _pieces(child: "subprocess.Popen[bytes]", deadline: float | None = None) -> 
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
-    # processutils 7.6 leaves a program running that took too long, or that we were interrupted at
+    # processutils 7.6 leaves a program running that took too long, or that we were interrupted at;
+    # with its helpers, because a mount.davfs without its mount(8) goes on and mounts.
     if child.poll() is None:
+        helpers = psutil.Process(child.pid).children(recursive=True)
         child.kill()
+        for helper in helpers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                helper.kill()
+        psutil.wait_procs(helpers, timeout=_KILLED_S)
         child.wait()
 
 

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -188,3 +188,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("not run here, and why")
     for line in NOT_RUN:
         terminalreporter.write_line("- " + line)
+
+
+@pytest.fixture
+def mount_helper(tmp_path: pathlib.Path) -> Iterator[Callable[[str, str], None]]:
+    """Return a function that gives mount(8) a script as its helper for a type of file systems."""
+    helpers = tmp_path / "sbin"
+    helpers.mkdir()
+
+    def make(fs_type: str, script: str) -> None:
+        helper = helpers / ("mount." + fs_type)
+        helper.write_text("#!/bin/sh\n" + script)
+        helper.chmod(0o755)
+        # In this mount namespace, which is this process's own.
+        disks.run("mount", "-t", "overlay", "-o", "lowerdir=%s:/sbin" % helpers, "overlay", "/sbin")
+
+    yield make
+    disks.run("umount", "/sbin")

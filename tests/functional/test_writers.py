@@ -8,7 +8,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
@@ -166,7 +166,7 @@ def test_a_local_directory_holds_the_disk(
 
 
 @pytest.fixture
-def export(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+def export(tmp_path: pathlib.Path, mount_helper: Callable[[str, str], None]) -> pathlib.Path:
     """An NFS export without NFS: a fake of the mount helper binds a local directory.
 
     This kernel has no NFS client. All else is real: mount(8) finds and calls the helper, and
@@ -174,17 +174,9 @@ def export(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     directory = tmp_path / "export"
     directory.mkdir()
-    sbin = tmp_path / "sbin"
-    sbin.mkdir()
-    helper = sbin / "mount.nfs"
-    helper.write_text('#!/bin/sh\n[ "$1" = "192.0.2.7:/export" ] || exit 32\n'
-                      'exec mount --bind "%s" "$2"\n' % directory)  # fmt: skip
-    helper.chmod(0o755)
-    # In this mount namespace, which is this process's own.
-    overlay = "lowerdir=%s:/sbin" % sbin
-    subprocess.run(["mount", "-t", "overlay", "-o", overlay, "overlay", "/sbin"], check=True)
-    yield directory
-    subprocess.run(["umount", "/sbin"], check=True)
+    script = '[ "$1" = "192.0.2.7:/export" ] || exit 32\nexec mount --bind "%s" "$2"\n'
+    mount_helper("nfs", script % directory)
+    return directory
 
 
 @pytest.mark.parametrize("url", ["192.0.2.7:/export", "nfs://192.0.2.7/export"])
