@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 from urllib import parse
 
@@ -18,7 +19,7 @@ import urllib3
 from oslo_log import log
 
 from conductor_client import errors
-from snapshot_core.credentials import Trust
+from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
 
@@ -28,6 +29,24 @@ COMMAND = "snapshot.stream_image"
 _TIMEOUT_S = (15, 60)
 _MOST_BYTES = 1024 * 1024
 _SHA512 = re.compile(r"[0-9a-f]{128}")
+
+
+def storage_params(credentials: Credentials | None, trust: Trust) -> dict[str, Any]:
+    """Return the parameters of the command with which the agent is let into the storage.
+
+    :raises: InvalidRequest
+    """
+    params: dict[str, Any] = {"auth": credentials.to_wire()} if credentials else {}
+    if trust.insecure:
+        params["insecure"] = True
+    if trust.cacert is not None:
+        try:
+            params["cacert"] = Path(trust.cacert).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise errors.InvalidRequest(
+                "the CA file %s cannot be read: %s" % (trust.cacert, exc)
+            ) from exc
+    return params
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,10 @@ class Status:
 
     progress: Progress | None = None
     captured: Captured | None = None
+
+
+class NoAnswer(errors.AgentUnavailable):
+    """No answer, this time: asking again may help."""
 
 
 class Agent:
@@ -133,10 +156,10 @@ class Agent:
         """Ask how the command goes; an agent that does not answer is asked again.
 
         :param patience_s: how long it may be silent, in seconds.
-        :raises: AgentUnavailable, CommandFailed
+        :raises: NoAnswer when it was silent for longer; AgentUnavailable, CommandFailed
         """
         ask = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_NoAnswer),
+            retry=tenacity.retry_if_exception_type(NoAnswer),
             stop=tenacity.stop_after_delay(patience_s),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
             before_sleep=tenacity.before_sleep_log(logging.getLogger(__name__), logging.WARNING),
@@ -187,7 +210,7 @@ class Agent:
         if status in (401, 403):
             raise errors.AgentUnavailable("the agent at %s refuses the token" % self.url)
         if status not in (200, 202, 400, 404, 409):
-            raise _NoAnswer("the agent at %s answers %d" % (self.url, status))
+            raise NoAnswer("the agent at %s answers %d" % (self.url, status))
         return status, self._parse_body(body)
 
     def _exchange(
@@ -207,7 +230,7 @@ class Agent:
                 "agent's CA file" % self.url
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-            failure = _NoAnswer(
+            failure = NoAnswer(
                 "the agent at %s does not answer (%s)" % (self.url, type(exc).__name__)
             )
         return 0, b"", failure
@@ -236,14 +259,6 @@ def _is_agent_url(url: str) -> bool:
 
 def _fault(answer: Mapping[str, Any]) -> str:
     return printable(str(answer.get("faultstring") or "no reason given"))[:2000]
-
-
-class _NoAnswer(errors.AgentUnavailable):
-    """No answer, this time: asking again may help."""
-
-    @property
-    def word(self) -> str:
-        return errors.AgentUnavailable.__name__
 
 
 class _HideToken(logging.Filter):

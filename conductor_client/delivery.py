@@ -202,10 +202,6 @@ class _Kept(errors.UploadFailed):
 
     kept = True
 
-    @property
-    def word(self) -> str:
-        return errors.UploadFailed.__name__
-
 
 @contextlib.contextmanager
 def _intermediate_image(order: Order, may_go_on: Callable[[], bool]) -> Iterator[list[str]]:

@@ -2,13 +2,12 @@
 """A snapshot through an agent that is reached directly, without Ironic."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from oslo_log import log
 
 from conductor_client import delivery, errors
-from conductor_client.agent import Agent, Captured
+from conductor_client.agent import Agent, Captured, storage_params
 from conductor_client.delivery import CaptureOptions, Snapshot
 from conductor_client.images import parse_image_ref
 from snapshot_core.credentials import Credentials, Trust
@@ -67,7 +66,8 @@ def take_snapshot(
     name = check_image_name(image_name or delivery.new_image_name(options.image_format))
     target = parse_image_ref(image_ref, connection)
     params = {
-        "url": storage_url, "image_name": name, **options.to_wire(), **_access(credentials, trust),
+        "url": storage_url, "image_name": name, **options.to_wire(),
+        **storage_params(credentials, trust),
     }  # fmt: skip
     with (
         Agent(agent_url, agent_token, agent_trust or Trust()) as agent,
@@ -79,15 +79,6 @@ def take_snapshot(
                 storage, name, image_ref, target, options.image_format, work_dir, on_progress
             ),
         )
-
-
-def _access(credentials: Credentials | None, trust: Trust) -> dict[str, Any]:
-    access: dict[str, Any] = {"auth": credentials.to_wire()} if credentials else {}
-    if trust.insecure:
-        access["insecure"] = True
-    if trust.cacert is not None:
-        access["cacert"] = Path(trust.cacert).read_text(encoding="utf-8")
-    return access
 
 
 class _AgentCapture(delivery.Capture):
@@ -141,10 +132,6 @@ def _follow(
 
 class _TimedOut(errors.AgentUnavailable):
     """The agent is alive, but its time is over."""
-
-    @property
-    def word(self) -> str:
-        return errors.AgentUnavailable.__name__
 
 
 def _stop(agent: Agent, command_id: str, storage: Storage, name: str) -> None:

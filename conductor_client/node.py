@@ -196,10 +196,6 @@ class Node:
 class _Away(errors.IronicUnavailable):
     """No answer, this time: asking again may help."""
 
-    @property
-    def word(self) -> str:
-        return errors.IronicUnavailable.__name__
-
 
 def clear_service_fault(node: Node, record: Record) -> None:
     """Take a node out of the maintenance that a failed service put it into, and no other.

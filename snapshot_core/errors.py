@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors that either end of a snapshot can meet.
 
-A class's name is the machine-readable word that travels on the wire; its message names the
-object, what was expected and what was found, and what to do.
+A class that derives from :class:`SnapshotError` itself names the machine-readable word that travels
+on the wire, its subclasses have the same; its message names the object, what was expected and what
+was found, and what to do.
 """
 
 
@@ -11,8 +12,9 @@ class SnapshotError(Exception):
 
     @property
     def word(self) -> str:
-        """The machine-readable word of the error: the name of its class."""
-        return type(self).__name__
+        """The machine-readable word of the error."""
+        kinds = type(self).__mro__
+        return kinds[max(0, kinds.index(SnapshotError) - 1)].__name__
 
 
 class InvalidRequest(SnapshotError):

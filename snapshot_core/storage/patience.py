@@ -29,11 +29,6 @@ class Away(errors.StorageUnavailable):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
-    @property
-    def word(self) -> str:
-        """What the wire calls it."""
-        return errors.StorageUnavailable.__name__
-
 
 def outlive_outages() -> tenacity.Retrying:
     """Return what repeats an idempotent call while the storage is away.

@@ -259,17 +259,9 @@ class WebdavStorage(Storage):
 class _Taken(errors.InvalidRequest):
     """There is an object of that name already."""
 
-    @property
-    def word(self) -> str:
-        return errors.InvalidRequest.__name__
-
 
 class _CannotMove(errors.WriteFailed):
     """The server does not know how to rename."""
-
-    @property
-    def word(self) -> str:
-        return errors.WriteFailed.__name__
 
 
 def _range(start: int, length: int) -> dict[str, str]:
