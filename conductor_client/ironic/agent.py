@@ -128,16 +128,15 @@ class AgentSnapshot(SnapshotInterface):
             self._preparations.start(record.generation, check, most)
         elif not job.running:
             job.result()
-            if ledger.count_captures(task, self._carrier.wait_state) < most:
+            if self._captures(task) < most:
                 self._start(task, record, settings)
 
     def _start(self, task: TaskManager, record: Record, settings: Settings) -> None:
         with self._locked(task, record) as still:
             if not still:
                 return
-            self._preparations.forget(record.generation)
             params = {
-                **settings.agent_access(task.node.uuid),
+                **settings.agent_access(task.node.uuid, record.generation),
                 "image_name": record.image_name,
                 **record.options.to_wire(),
             }
@@ -146,9 +145,18 @@ class AgentSnapshot(SnapshotInterface):
                 agent.check()
                 # Before the command is sent: whatever happens then, the image's name is known.
                 ledger.turn(task, record, Phase.STARTING)
+                # Other conductors count, too: only what is committed shows to all of them. Of two
+                # that find each other here none starts, and each tries again later.
+                if self._captures(task) > settings.max_concurrent_snapshots:
+                    ledger.turn(task, record, Phase.REQUESTED)
+                    return
                 command_id = agent.start(params)
+            self._preparations.forget(record.generation)
             ledger.turn(task, record, Phase.CAPTURING, command_id=command_id)
             self._note(task, record, "capturing %s" % record.image_name)
+
+    def _captures(self, task: TaskManager) -> int:
+        return ledger.count_captures(task, self._carrier.wait_state)
 
     def _follow(self, task: TaskManager, record: Record, settings: Settings) -> None:
         if ledger.now() - record.since > settings.timeout:
@@ -211,8 +219,8 @@ class AgentSnapshot(SnapshotInterface):
             if record.captured is not None and retention and isinstance(error, _KEEPING):
                 ledger.turn(task, record, Phase.KEPT)
                 message += (
-                    "; the captured image is kept for %d s: the step upload_snapshot uploads it"
-                    % retention
+                    "; the captured image %s is kept for %d s: the step upload_snapshot uploads it"
+                    % (record.image_name, retention)
                 )
             elif isinstance(error, errors.CommandFailed):
                 ledger.turn(task, record, Phase.FAILED)

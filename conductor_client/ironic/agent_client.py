@@ -10,7 +10,7 @@ from ironic.objects import Node
 from oslo_log import log
 
 from conductor_client import errors
-from conductor_client.agent import Agent, Status
+from conductor_client.agent import Agent, NoAnswer, Status
 from conductor_client.ironic.record import Record
 from snapshot_core.credentials import Trust
 
@@ -42,17 +42,10 @@ class SnapshotAgentClient(agent_client.AgentClient):
         try:
             verify = self._get_verify(node)
         except exception.InvalidParameterValue as exc:
-            raise _NotYetHere(str(exc)) from exc
+            # It is at the conductor that had the node before, until a heartbeat.
+            raise NoAnswer(str(exc)) from exc
         trust = Trust(insecure=not verify) if isinstance(verify, bool) else Trust(verify)
         return Agent(url, token, trust)
-
-
-class _NotYetHere(errors.AgentUnavailable):
-    """The agent's certificate is at the conductor that had the node before, until a heartbeat."""
-
-    @property
-    def word(self) -> str:
-        return errors.AgentUnavailable.__name__
 
 
 class Listener:
@@ -69,12 +62,10 @@ class Listener:
         try:
             with SnapshotAgentClient().agent(node) as agent:
                 status = agent.status(str(record.command_id), patience_s=0)
-        except errors.AgentUnavailable as exc:
+        except NoAnswer as exc:
             now = time.monotonic()
             since = self._silent_since.setdefault(record.generation, now)
-            # Only this class itself is meant for good: an agent that does not know the command any
-            # more, or our token. No answer, this time, is a class of its own.
-            if type(exc) is errors.AgentUnavailable or now - since > _patience_s():
+            if now - since > _patience_s():
                 raise
             LOG.warning("Node %(node)s: %(why)s", {"node": node.uuid, "why": exc})
             return Status()

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The section ``[snapshot]`` of Ironic's configuration."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
 
 from conductor_client import errors
 from conductor_client.access import StorageAccess
+from conductor_client.agent import storage_params
+from conductor_client.ironic import token
 from snapshot_core.credentials import Credentials
 
 GROUP = "snapshot"
@@ -35,6 +37,11 @@ OPTIONS = [
         help="The same for the account that the ramdisks are sent; it needs to write only. By "
         "default they are sent that of storage_auth_file, with which a machine can read the "
         "images of others.",
+    ),
+    cfg.StrOpt(
+        "storage_token_key_file",
+        help="In place of agent_auth_file: a file, of mode 600, with a key that the storage "
+        "knows too. Each ramdisk is then sent a token that is good for its own snapshot alone.",
     ),
     cfg.StrOpt(
         "writer", default="auto",
@@ -95,6 +102,7 @@ class Settings:
     storage_ca: str | None
     storage_auth_file: str | None
     agent_auth_file: str | None
+    storage_token_key_file: str | None
     writer: str
     timeout: int
     max_concurrent_snapshots: int
@@ -126,14 +134,26 @@ class Settings:
             self.storage_url, self.storage_auth_file, self.storage_ca, environment={}
         )
 
-    def agent_access(self, collection: str) -> dict[str, Any]:
+    def agent_access(self, collection: str, generation: str) -> dict[str, Any]:
         """Return the parameters of the agent's command with which it reaches a ``collection``.
 
+        :param generation: with what the names of the snapshot's objects begin.
         :raises: InvalidRequest
         """
-        params: dict[str, Any] = {"url": "%s/%s" % (self.access().location, collection)}
-        if auth_file := self.agent_auth_file or self.storage_auth_file:
-            params["auth"] = Credentials.read(auth_file).to_wire()
-        if self.storage_ca:
-            params["cacert"] = Path(self.storage_ca).read_text(encoding="utf-8")
-        return params
+        access = self.access()
+        account = access.credentials
+        if self.storage_token_key_file and self.agent_auth_file:
+            raise errors.InvalidRequest(
+                "[snapshot] has both agent_auth_file and storage_token_key_file: take one out"
+            )
+        if self.agent_auth_file:
+            account = Credentials.read(self.agent_auth_file)
+        elif self.storage_token_key_file:
+            account = token.issue(
+                self.storage_token_key_file,
+                "%s/%s" % (access.location.path, collection),
+                generation,
+                int(time.time()) + self.timeout,
+            )
+        url = "%s/%s" % (access.location, collection)
+        return {"url": url, **storage_params(account, access.trust)}

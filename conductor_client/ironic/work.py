@@ -76,14 +76,29 @@ def upload(task: Task, scratch: Path, on_progress: OnProgress) -> None:
     with task.settings.access().opened() as storage:
         if image.takes(captured.sha512):
             guard = _SpaceGuard(scratch, task.settings.min_free, on_progress)
-            delivery.deliver(
-                delivery.Order(
-                    storage, task.stored_name, image.id, GlanceImage(image.id, connection),
-                    task.record.options.image_format, str(scratch), guard,
-                ),
-                captured,
+            order = delivery.Order(
+                storage, task.stored_name, image.id, GlanceImage(image.id, connection),
+                task.record.options.image_format, str(scratch), guard,
             )  # fmt: skip
+            try:
+                delivery.deliver(order, captured)
+            except errors.SnapshotError:
+                # A conductor that had the node before may still be at it, and was quicker: it
+                # removes the image from the storage, too.
+                if not _has_come(connection, image.id, captured.sha512):
+                    raise
         storage.discard(task.stored_name, manifest_name(task.stored_name))
+
+
+def _has_come(connection: Any, image_id: str, sha512: str) -> bool:
+    """Tell whether an image holds data of this digest.
+
+    :raises: NotYet
+    """
+    try:
+        return not Image.read(connection, image_id).takes(sha512)
+    except (errors.UploadFailed, errors.ImageNotQueued):
+        return False
 
 
 class _SpaceGuard:

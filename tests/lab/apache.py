@@ -9,7 +9,9 @@ import subprocess
 from tests.lab import certificates, processes, services
 
 # What the documentation shows, for an account that can write but neither read nor list.
-WRITE_ONLY = pathlib.Path(__file__).parents[2] / "docs/examples/write-only-apache.conf"
+_EXAMPLES = pathlib.Path(__file__).parents[2] / "docs/examples"
+WRITE_ONLY = _EXAMPLES / "write-only-apache.conf"
+WITH_TOKENS = _EXAMPLES / "token-apache.conf"
 
 # fmt: off
 _MODULES = (
@@ -48,6 +50,7 @@ class Apache(services.Service):
 
     :param machine_password: that of a further account, ``machine``, which can write but neither
         read nor list; then ``username`` must be ``conductor``.
+    :param token_key: machines have tokens that were made with this key; then too.
     :param tls: serve https with a certificate of our own authority, ``cacert``.
     :param extra_config: lines for the <Directory> block, to provoke faults.
     :param server_config: lines for the server itself, such as ``RequestReadTimeout``.
@@ -60,6 +63,7 @@ class Apache(services.Service):
         password: str | None = "secret",
         *,
         machine_password: str | None = None,
+        token_key: str | None = None,
         tls: bool = True,
         extra_config: str = "",
         server_config: str = "",
@@ -73,6 +77,7 @@ class Apache(services.Service):
         self._write_only = machine_password is not None
         if self._write_only:
             self._users["machine"] = machine_password
+        self._token_key = token_key
         self._tls = tls
         self._extra_config = extra_config
         self._server_config = server_config
@@ -119,13 +124,18 @@ class Apache(services.Service):
                 capture_output=True,
             )
 
+    def _requirement(self) -> str:
+        if self._token_key is not None:
+            return f"Define SNAPSHOT_KEY {self._token_key}\n  Include {WITH_TOKENS}"
+        return f"Include {WRITE_ONLY}" if self._write_only else "Require valid-user"
+
     def _config(self, certs: certificates.Certificates) -> str:
         where = "/usr/lib/apache2/modules"
         auth = "Require all granted"
         if self._users:
             users = self.state / "users"
             auth = f"AuthType Basic\n  AuthName snapshots\n  AuthUserFile {users}\n"
-            auth += f"  Include {WRITE_ONLY}" if self._write_only else "  Require valid-user"
+            auth += "  " + self._requirement()
         tls = ""
         if self._tls:
             tls = f"SSLEngine on\nSSLCertificateFile {certs.cert}\n"

@@ -57,7 +57,7 @@ def test_this_side_and_the_agent_have_accounts_of_their_own(accounts: dict[str, 
         agent_auth_file=accounts["machine"],
     )
     assert found.access().credentials == Credentials("conductor", "secret of the conductor")
-    assert found.agent_access("a-node") == {
+    assert found.agent_access("a-node", "an-image") == {
         "url": "https://storage.example/images/a-node",
         "auth": {"username": "machine", "password": "secret of the machine"},
     }
@@ -67,13 +67,53 @@ def test_one_account_serves_both_where_there_is_no_other(accounts: dict[str, str
     found = settings(
         storage_url="https://storage.example/images", storage_auth_file=accounts["conductor"]
     )
-    assert found.agent_access("a-node")["auth"]["username"] == "conductor"
+    assert found.agent_access("a-node", "an-image")["auth"]["username"] == "conductor"
 
 
 def test_a_storage_without_accounts_needs_none() -> None:
     found = settings(storage_url="nfs://storage.example/export")
     assert found.access().credentials is None
-    assert found.agent_access("a-node") == {"url": "nfs://storage.example/export/a-node"}
+    assert found.agent_access("a-node", "an-image") == {
+        "url": "nfs://storage.example/export/a-node"
+    }
+
+
+def test_with_a_key_each_snapshot_has_a_token_of_its_own(
+    accounts: dict[str, str], tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text("0123456789abcdef" * 4 + "\n")
+    found = settings(
+        storage_url="https://storage.example/images",
+        storage_auth_file=accounts["conductor"],
+        storage_token_key_file=str(key),
+    )
+    tokens = {
+        found.agent_access(node, image)["auth"]["token"].split("-")[2]
+        for node in ("node1", "node2")
+        for image in ("image1", "image2")
+    }
+    assert len(tokens) == 4
+
+
+def test_a_key_and_an_account_exclude_each_other(accounts: dict[str, str]) -> None:
+    found = settings(
+        storage_url="https://storage.example/images",
+        agent_auth_file=accounts["machine"],
+        storage_token_key_file=accounts["machine"],
+    )
+    with pytest.raises(errors.InvalidRequest, match="take one out"):
+        found.agent_access("a-node", "an-image")
+
+
+def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text("secret")
+    found = settings(storage_url="https://storage.example/images", storage_token_key_file=str(key))
+    with pytest.raises(errors.InvalidRequest, match="32 to 128 letters and digits"):
+        found.agent_access("a-node", "an-image")
 
 
 def test_the_agent_gets_the_authorities_themselves(tmp_path: Path) -> None:
@@ -81,7 +121,7 @@ def test_the_agent_gets_the_authorities_themselves(tmp_path: Path) -> None:
     authorities.write_text("-----BEGIN CERTIFICATE-----")
     found = settings(storage_url="https://storage.example/images", storage_ca=str(authorities))
     assert found.access().trust.cacert == str(authorities)
-    assert found.agent_access("a-node")["cacert"] == "-----BEGIN CERTIFICATE-----"
+    assert found.agent_access("a-node", "an-image")["cacert"] == "-----BEGIN CERTIFICATE-----"
 
 
 def test_the_sample_has_each_option_with_its_default() -> None:

@@ -56,8 +56,11 @@ def scratch(tmp_path: Path) -> Path:
 def make(storage: Path) -> Callable[..., work.Task]:
     def make(glance: FakeGlance, image_ref: str = IMAGE, min_free: int = 0) -> work.Task:
         settings = Settings(
-            "file://%s" % storage, None, None, None, "auto", 60, 8, 4, 60, "/none", min_free, 5, 60
-        )
+            storage_url="file://%s" % storage, storage_ca=None, storage_auth_file=None,
+            agent_auth_file=None, storage_token_key_file=None, writer="auto", timeout=60,
+            max_concurrent_snapshots=8, max_concurrent_uploads=4, retention=60, work_dir="/none",
+            min_free=min_free, poll_interval=5, clean_up_interval=60,
+        )  # fmt: skip
         record = Record.new(image_ref, CaptureOptions(), 0)
         connection = SimpleNamespace(image=glance)
         return work.Task(NODE, {"project"}, record, settings, lambda: connection)
@@ -150,6 +153,44 @@ def test_an_image_that_was_changed_since_gets_nothing_and_the_captured_one_stays
     with pytest.raises(error):
         work.upload(ready, scratch, ignore)
     assert glance.properties == {}
+    assert len(names(storage)) == 3
+
+
+class SharedGlance(Glance):
+    """Another conductor sends the same data, and is quicker; what the image is like after it."""
+
+    def __init__(self, **after: Any) -> None:
+        super().__init__()
+        self._after = after
+        self.answer = 409
+
+    def update_image(self, image_id: str, **properties: Any) -> None:
+        vars(self.image).update(self._after)
+
+
+def test_an_image_that_another_conductor_uploaded_meanwhile_is_right(
+    make: Callable[..., work.Task], storage: Path, scratch: Path
+) -> None:
+    glance = SharedGlance(status="active", hash_algo="sha512", hash_value=SHA512)
+    work.upload(captured(storage, make(glance)), scratch, ignore)
+    assert names(storage) == [NODE]
+
+
+def test_an_image_that_others_data_came_into_meanwhile_is_not_right(
+    make: Callable[..., work.Task], storage: Path, scratch: Path
+) -> None:
+    glance = SharedGlance(status="active", hash_algo="sha512", hash_value="other")
+    with pytest.raises(errors.UploadFailed, match="answered 409"):
+        work.upload(captured(storage, make(glance)), scratch, ignore)
+    assert len(names(storage)) == 3
+
+
+def test_an_upload_that_another_conductor_is_still_at_is_waited_for(
+    make: Callable[..., work.Task], storage: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conductor_client.images._SETTLE_S", 0)
+    with pytest.raises(NotYet):
+        work.upload(captured(storage, make(SharedGlance(status="saving"))), scratch, ignore)
     assert len(names(storage)) == 3
 
 

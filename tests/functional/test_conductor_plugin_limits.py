@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long the plug-in keeps an image, and how many machines and uploads it has at once."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.functional.conftest import same_files
+from tests.lab import conductors, disks
+from tests.lab.conductors import Backends
+from tests.lab.ironic import Ironic
+from tests.lab.nodes import Node, Record
+
+IronicWith = Callable[..., Ironic]
+
+
+@pytest.fixture(scope="module")
+def module_backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
+    with conductors.backends(tmp_path_factory.mktemp("backends")) as running:
+        yield running
+
+
+@pytest.fixture
+def backends(module_backends: Backends) -> Iterator[Backends]:
+    """A storage and a Glance, whose gate is open and has counted nothing."""
+    module_backends.gate.forget()
+    yield module_backends
+    module_backends.gate.open()
+
+
+@pytest.fixture
+def ironic_with(tmp_path: pathlib.Path, backends: Backends) -> Iterator[IronicWith]:
+    """Return a function that starts an Ironic with these options in its section [snapshot]."""
+    with contextlib.ExitStack() as running:
+
+        def start(**options: object) -> Ironic:
+            return running.enter_context(
+                Ironic(
+                    tmp_path / "ironic", backends.gate.url,
+                    extra_config=backends.config(**options),
+                )
+            )  # fmt: skip
+
+        yield start
+
+
+def failed(node: Node) -> Record:
+    record = node.wait_for("service failed", timeout_s=90)
+    assert (record.power_state, record.is_maintenance) == ("power on", False)
+    return record
+
+
+def fail_to_upload(node: Node, image: str, disk: disks.Disk, backends: Backends) -> Record:
+    """Take a snapshot of the node, whose image Glance does not take; return the failed node."""
+    backends.gate.refusing = True
+    conductors.request(node, "snapshot", image)
+    with conductors.ramdisk(node, disk):
+        record = failed(node)
+    backends.gate.refusing = False
+    assert "UploadFailed" in record.last_error
+    return record
+
+
+def test_an_image_that_glance_did_not_take_is_uploaded_later_without_another_capture(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
+) -> None:
+    node, image = conductors.enrol(ironic_with(retention=600)), backends.new_image()
+    assert "is kept for 600 s" in fail_to_upload(node, image, small_disk, backends).last_error
+    stored = backends.names(node)
+    assert len(stored) == 2
+    # There is no ramdisk any more that could capture anything.
+    conductors.request(node, "upload_snapshot", image)
+    node.wait_for("active")
+    assert same_files(small_disk, backends.glance.images / image, tmp_path)
+    conductors.wait_until_forgotten(node)
+    assert backends.names(node) == []
+
+
+@pytest.mark.parametrize("retention", [4, 0])
+def test_an_image_that_glance_did_not_take_goes_after_its_time(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk, retention: int
+) -> None:
+    node, image = conductors.enrol(ironic_with(retention=retention)), backends.new_image()
+    error = fail_to_upload(node, image, small_disk, backends).last_error
+    assert ("is kept for %d s: the step upload_snapshot" % retention in error) == (retention > 0)
+    conductors.wait_until_forgotten(node)
+    assert backends.names(node) == []
+    conductors.request(node, "upload_snapshot", image)
+    assert "no captured image of node %s was kept" % node.uuid in failed(node).last_error
+    assert backends.status(image) == "queued"
+    assert backends.gate.uploads == []
+
+
+def test_one_upload_at_a_time_is_under_way_if_more_are_not_wanted(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
+) -> None:
+    ironic, gate = ironic_with(max_concurrent_uploads=1), backends.gate
+    nodes = {backends.new_image(): conductors.enrol(ironic) for _ in range(2)}
+    gate.holding = True
+    for image, node in nodes.items():
+        conductors.request(node, "snapshot", image)
+    with contextlib.ExitStack() as ramdisks:
+        for node in nodes.values():
+            ramdisks.enter_context(conductors.ramdisk(node, small_disk))
+        for node in nodes.values():
+            conductors.wait_for_phase(node, "uploading")
+    waiting = nodes[next(image for image in nodes if image != gate.uploads[0].image)]
+    conductors.wait_for_looks(waiting)
+    assert [upload.under_way for upload in gate.uploads] == [True]
+    gate.open()
+    for image, node in nodes.items():
+        node.wait_for("active", timeout_s=120)
+        assert same_files(small_disk, backends.glance.images / image, tmp_path)
+    assert (len(gate.uploads), gate.most_at_once) == (2, 1)
+
+
+def test_one_machine_at_a_time_is_captured_if_more_are_not_wanted(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
+) -> None:
+    ironic = ironic_with(max_concurrent_snapshots=1)
+    nodes = {backends.new_image(): conductors.enrol(ironic) for _ in range(2)}
+    for image, node in nodes.items():
+        conductors.request(node, "snapshot", image)
+    looks = conductors.Looks(ironic)
+    with contextlib.ExitStack() as ramdisks:
+        with conductors.slowed_network():
+            for node in nodes.values():
+                ramdisks.enter_context(conductors.ramdisk(node, small_disk))
+            looks.go_on_until("capturing", "requested")
+        looks.go_on_until()
+    for image, node in nodes.items():
+        node.wait_for("active", timeout_s=120)
+        assert same_files(small_disk, backends.glance.images / image, tmp_path)
+    assert looks.most_captures == 1

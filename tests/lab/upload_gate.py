@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A TCP proxy before Glance that knows uploads: it counts them, and holds or refuses them."""
+
+import contextlib
+import re
+import socket
+import threading
+from typing import Self
+
+_BLOCK = 64 * 1024
+_UPLOAD = re.compile(rb"PUT /v2/images/([0-9a-f-]{36})/file ")
+
+
+class Upload:
+    """A request that sends an image's data.
+
+    :ivar image: the image's UUID.
+    :ivar under_way: whether Glance has not begun to answer, and the client is still there.
+    """
+
+    def __init__(self, image: str) -> None:
+        self.image = image
+        self.under_way = True
+        self._free = threading.Event()
+
+    def let_through(self) -> None:
+        """Hand it on to Glance, if it was held back."""
+        self._free.set()
+
+    def wait(self) -> None:
+        """Return when it may be handed on."""
+        self._free.wait()
+
+
+class UploadGate:
+    """Forwards to the Glance that listens on ``port`` while the context lasts.
+
+    Glance closes a connection after its answer, so that each has one request.
+
+    :ivar url: where it listens.
+    :ivar refusing: close the connections of uploads without an answer.
+    :ivar holding: hold back the uploads that begin from now on, each until it is let through.
+    :ivar uploads: those that were not refused, the oldest first.
+    :ivar most_at_once: how many of them were under way at the same time, at most.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.refusing = False
+        self.holding = False
+        self.uploads: list[Upload] = []
+        self.most_at_once = 0
+        self._target = port
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = "http://127.0.0.1:%d" % self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> Self:
+        self._accepting.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # close() alone would leave accept() waiting
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        self._listener.close()
+        self.open()
+
+    def open(self) -> None:
+        """Let everything through, from now on and what is held back."""
+        self.refusing = self.holding = False
+        for upload in self.uploads:
+            upload.let_through()
+
+    def forget(self) -> None:
+        """Let everything through, and count from the beginning."""
+        self.open()
+        with self._lock:
+            self.uploads, self.most_at_once = [], 0
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            block = client.recv(_BLOCK)
+            found = _UPLOAD.match(block)
+            if not block or (found and self.refusing):
+                return
+            upload = self._begin(found[1].decode()) if found else None
+            if upload is not None:
+                upload.wait()
+            with socket.create_connection(("127.0.0.1", self._target)) as server:
+                server.sendall(block)
+                back = threading.Thread(target=self._answer, args=(server, client, upload))
+                back.start()
+                _forward(client, server)
+                back.join()
+
+    def _begin(self, image: str) -> Upload:
+        upload = Upload(image)
+        if not self.holding:
+            upload.let_through()
+        with self._lock:
+            self.uploads.append(upload)
+            under_way = sum(one.under_way for one in self.uploads)
+            self.most_at_once = max(self.most_at_once, under_way)
+        return upload
+
+    def _answer(self, server: socket.socket, client: socket.socket, upload: Upload | None) -> None:
+        with contextlib.suppress(OSError):
+            answer = server.recv(_BLOCK)
+            if upload is not None:
+                # Before the client hears of it, and may begin another one.
+                with self._lock:
+                    upload.under_way = False
+            client.sendall(answer)
+        _forward(server, client)
+
+
+def _forward(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while block := source.recv(_BLOCK):
+            sink.sendall(block)
+    # Wakes the other direction's thread, too.
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
