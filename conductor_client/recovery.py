@@ -26,15 +26,21 @@ _SLACK_S = 60
 POWER_ON, POWER_OFF = "power on", "power off"
 
 
-def bring_back(node: Node, *, finishing: bool) -> Record:
+def bring_back(node: Node, *, finishing: bool, leave_failed: bool = False) -> Record:
     """Return when the node is active and free, or deleted.
 
     :param finishing: the step is done, so that the service is given time to end by itself.
+    :param leave_failed: a node whose service failed is left so, which is an error.
     :raises: NodeNotReady, IronicUnavailable, ServiceFailed
     """
     began = time.monotonic()
     while time.monotonic() - began < _PATIENCE_S:
         record = node.read()
+        if leave_failed and record.provision_state == states.SERVICE_FAILED:
+            raise errors.ServiceFailed(
+                "node %s is %s (%s) and is left so, as was asked"
+                % (record.name, record.provision_state, record.last_error or "no reason is given")
+            )
         patient = finishing and time.monotonic() - began < _NOTICE_S
         if record.free and _is_settled(node, record, patient=patient):
             return record

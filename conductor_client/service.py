@@ -175,7 +175,9 @@ class Service:
         """
         self._tell(Progress("return"))
         try:
-            record = recovery.bring_back(self._node, finishing=finishing)
+            record = recovery.bring_back(
+                self._node, finishing=finishing, leave_failed=self._handling.leave_failed
+            )
             recovery.restore_power(
                 self._node,
                 record,

@@ -54,6 +54,13 @@ def test_a_node_in_maintenance_for_another_reason_is_left(ask: Ask) -> None:
     assert ironic.asked == []
 
 
+def test_a_failed_service_is_left_if_that_is_asked_for(ask: Ask) -> None:
+    ironic = FakeIronic(provision_state="service failed", last_error="no tenant network")
+    with pytest.raises(errors.ServiceFailed, match=r"service failed \(no tenant network\)"):
+        recovery.bring_back(ask(ironic), finishing=True, leave_failed=True)
+    assert ironic.asked == []
+
+
 def test_an_ironic_whose_abort_stops_halfway_is_asked_twice(ask: Ask) -> None:
     # as 26.1.1 does
     ironic = FakeIronic(provision_state="service wait")
