@@ -6,13 +6,22 @@
 BIN := .venv/bin
 PYTHON_TREES := snapshot_core ipa_snapshot conductor_client bench tests docs/conf.py setup.py
 
-.PHONY: bench demo test test-machine lint docs ramdisk unit setup setup-test
+.PHONY: bench demo test test-machine test-oldest lint docs ramdisk unit setup setup-test
+
+# The tests in which an Ironic or an agent takes part.
+OLDEST_TESTS := ironic_lab service_step node_snapshot node_failures node_reap states \
+    conductor_plugin whole_way
 
 demo: setup                 ## take a snapshot of a disk image, through a real agent
 	$(BIN)/python -m tests.lab.demo
 
 test: setup-test lint docs  ## all that can be checked without a machine
 	$(BIN)/python -m pytest -q tests/unit tests/functional
+
+test-oldest: setup          ## those with an Ironic or an agent, on the oldest pair
+	tools/setup.sh glance oldest
+	LAB_RELEASES=oldest $(BIN)/python -m pytest -q \
+	    $(OLDEST_TESTS:%=tests/functional/test_%.py)
 
 ramdisk: setup              ## the agent's ramdisk with the element, into .cache/ramdisk
 	tools/ramdisk.sh

@@ -3,9 +3,10 @@
 #
 # Install what the demo and the tests need, on a Debian 12 machine, as root:
 # distribution packages by bindep, and the virtual environment .venv; for the tests with
-# servers also .venv-glance and .venv-ironic. What is there already is not done again.
+# servers also .venv-glance and .venv-ironic, and nfs-ganesha; for those with the oldest Ironic and
+# agent .venv-ironic-oldest and .venv-agent-oldest. What is there already is not done again.
 #
-# Usage: tools/setup.sh [glance] [ironic]
+# Usage: tools/setup.sh [glance] [ironic] [oldest] [ganesha]
 
 set -euo pipefail
 
@@ -69,9 +70,11 @@ function set_up_nginx {
 }
 
 function set_up_project {
-    is_newer .venv/.project setup.cfg setup.py pyproject.toml requirements.txt || return 0
+    local requirements=tests/lab/agent-requirements.txt
+    is_newer .venv/.project $requirements setup.cfg setup.py pyproject.toml \
+        requirements.txt || return 0
     say "installing the project and the agent into .venv (about a minute)"
-    .venv/bin/pip install -q -e '.[agent,conductor,test]'
+    .venv/bin/pip install -q -r $requirements -e '.[agent,conductor,test]'
     touch .venv/.project
 }
 
@@ -84,15 +87,42 @@ function set_up_glance {
     touch .venv-glance/.project
 }
 
-# As on a conductor: the project, and not the agent, beside Ironic.
-function set_up_ironic {
-    local requirements=tests/lab/ironic-requirements.txt
-    is_newer .venv-ironic/.project $requirements setup.cfg setup.py pyproject.toml \
+# Unpacked as nginx is: its packages would start servers, rpcbind among them. The other libraries
+# that it needs come with the packages of bindep.txt.
+function set_up_ganesha {
+    local where=.cache/ganesha package
+    [[ ! -x $where/usr/bin/ganesha.nfsd ]] || return 0
+    say "unpacking nfs-ganesha into $where"
+    rm -rf $where
+    mkdir -p $where
+    apt-get update -qq
+    (cd $where && apt-get download -qq -o APT::Sandbox::User=root \
+        nfs-ganesha nfs-ganesha-vfs libntirpc4.3 libnfsidmap1 libwbclient0)
+    for package in $where/*.deb; do
+        dpkg -x "$package" $where
+    done
+    rm $where/*.deb
+}
+
+# set_up_beside NAME EXTRA: the project beside what it extends, in .venv-NAME
+function set_up_beside {
+    local venv=.venv-$1 requirements=tests/lab/$1-requirements.txt
+    is_newer "$venv/.project" "$requirements" setup.cfg setup.py pyproject.toml \
         requirements.txt || return 0
-    [[ -d .venv-ironic ]] || make_venv .venv-ironic
-    say "installing Ironic and its client into .venv-ironic (about a minute)"
-    .venv-ironic/bin/pip install -q -r $requirements -e '.[conductor]'
-    touch .venv-ironic/.project
+    [[ -d $venv ]] || make_venv "$venv"
+    say "installing what $requirements says into $venv (about a minute)"
+    "$venv/bin/pip" install -q -r "$requirements" -e ".[$2]"
+    touch "$venv/.project"
+}
+
+# As on a conductor: the project, and not the agent, beside Ironic and its client.
+function set_up_ironic {
+    set_up_beside ironic conductor
+}
+
+function set_up_oldest {
+    set_up_beside ironic-oldest conductor
+    set_up_beside agent-oldest agent
 }
 
 if [[ $EUID -ne 0 ]]; then
@@ -107,8 +137,10 @@ for server; do
     case $server in
         glance) set_up_glance ;;
         ironic) set_up_ironic ;;
+        oldest) set_up_oldest ;;
+        ganesha) set_up_ganesha ;;
         *)
-            say "there is no $server to set up: glance, ironic"
+            say "there is no $server to set up: glance, ironic, oldest, ganesha"
             exit 1
             ;;
     esac

@@ -322,18 +322,22 @@ def test_an_image_of_another_project_is_refused_before_the_agent_hears_of_it(
     nothing_is_left(node, store)
 
 
-@pytest.mark.parametrize(("target", "state"), [("abort", "active"), ("deleted", "available")])
+def delete(node: Node) -> None:
+    node.provision("deleted")
+    node.wait_for("available")
+
+
+@pytest.mark.parametrize("end", [Node.abort, delete], ids=["abort", "deleted"])
 def test_an_end_that_ironic_does_not_tell_stops_the_agent_and_leaves_nothing(
     make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk,
-    slow_network: None, target: str, state: str,
+    slow_network: None, end: Callable[[Node], None],
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
     start(node, image, writer="dd")
     # The fake power leaves the agent alive, as a BMC does that lies.
     with ramdisk(node, small_disk) as agent:
         wait_for_phase(node, "capturing")
-        node.provision(target)
-        node.wait_for(state)
+        end(node)
         nothing_is_left(node, store)
         assert "is not wanted any more" in agent.log.read_text(errors="replace")
     assert cloud.image.get_image(image).status == "queued"

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+import requests
 
 from tests.lab import ironic as lab_ironic
 from tests.lab import processes
@@ -14,6 +15,7 @@ from tests.lab.agent import Agent
 from tests.lab.glance import Glance
 from tests.lab.ironic import Ironic
 from tests.lab.nodes import Node, enrol
+from tests.lab.releases import RELEASES
 
 # What a node goes through in a service with a step of the agent's.
 WHOLE_SERVICE = [
@@ -66,6 +68,22 @@ def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
     return seen[[new for _old, new in seen].index("active") + 1 :]
 
 
+def test_ironic_and_the_agent_are_of_the_releases_that_were_selected(
+    ironic: Ironic, node: Node, end: pathlib.Path
+) -> None:
+    wait_for_ramdisk(node, step(until=str(end)))
+    with Agent([], lookup=node.lookup) as agent:
+        during = node.wait_for_step("lab_noop")
+        status = requests.get(agent.url + "/v1/status", verify=False, timeout=60).json()
+        end.touch()
+        node.wait_for("active")
+    answer = requests.get(ironic.url + "/v1", timeout=60)
+    assert answer.headers["X-OpenStack-Ironic-API-Maximum-Version"] == RELEASES.api
+    assert ironic.version() == RELEASES.ironic
+    assert status["version"] == RELEASES.agent
+    assert during.driver_internal_info["agent_version"] == RELEASES.agent
+
+
 def test_a_service_step_runs_in_the_agent_and_the_node_is_active_again(
     ironic: Ironic, node: Node, end: pathlib.Path
 ) -> None:
@@ -99,8 +117,7 @@ def test_a_step_that_runs_can_be_aborted(ironic: Ironic, node: Node) -> None:
     wait_for_ramdisk(node, step(until=NEVER))
     with Agent([], lookup=node.lookup):
         node.wait_for_step("lab_noop")
-        node.provision("abort")
-        node.wait_for("active")
+        node.abort()
     assert ("service failed", "active") in changes(ironic, node)
 
 

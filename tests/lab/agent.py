@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.lab import namespaces, processes, services
+from tests.lab.releases import RELEASES
 
 _HERE = pathlib.Path(__file__).parent
 _REPOSITORY = _HERE.parent.parent
@@ -119,12 +120,14 @@ class Agent(services.Service):
             raise RuntimeError(
                 "an agent may take interfaces down: call tests.lab.namespaces.enter() first"
             )
+        program = RELEASES.agent_venv / "bin/ironic-python-agent"
+        if not program.exists():
+            raise RuntimeError(f"no {program}: run tools/setup.sh {RELEASES.setup}")
         self.tempdir.mkdir()
         config = self.state / "agent.conf"
         config.write_text(self._config())
         described = self.state / "disks.json"
         described.write_text(json.dumps([disk.described() for disk in self.disks]))
-        program = pathlib.Path(sys.executable).with_name("ironic-python-agent")
         command = [sys.executable, "-m", "tests.lab.cell"]
         command += [str(program), "--config-file", str(config)]
         env = {

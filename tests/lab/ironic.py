@@ -16,10 +16,11 @@ import openstack.connection
 
 from tests.lab import processes, services
 from tests.lab.glance import Glance
+from tests.lab.releases import RELEASES
 
 _HERE = pathlib.Path(__file__).parent
 _REPOSITORY = _HERE.parent.parent
-DEFAULT_VENV = _REPOSITORY / ".venv-ironic"
+DEFAULT_VENV = RELEASES.ironic_venv
 _CACHE = _REPOSITORY / ".cache"
 
 _CONFIG = """\
@@ -109,7 +110,7 @@ class Ironic(services.Service):
     :param glance_url: the Glance of :mod:`tests.lab.glance` that the conductor is to use.
     :param auth: ``http_basic`` knows one account, of the name and the password below.
     :param extra_config: sections to append; what they say again counts.
-    :param venv: the virtual environment of ironic-requirements.txt.
+    :param venv: a virtual environment with Ironic, by default that of the selected release.
     """
 
     username = "lab-operator"
@@ -160,6 +161,11 @@ class Ironic(services.Service):
             capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 
+    def version(self) -> str:
+        """Return the version that is installed."""
+        ask = "import importlib.metadata as m; print(m.version('ironic'))"
+        return self._output("python", "-c", ask).strip()
+
     def notifications(self, node: str | None = None) -> list[Notification]:
         """Return what was notified so far, of one node (its UUID) or of all, the oldest first."""
         found = []
@@ -192,11 +198,11 @@ class Ironic(services.Service):
         text = _CONFIG.format(state=self.state, port=self.port, url=self.url, auth=self._auth)
         if self._glance_url is not None:
             text += _GLANCE_CONFIG.format(glance_url=self._glance_url, token=Glance.token)
-        return text + self._extra_config + "\n"
+        return text + RELEASES.ironic_config + self._extra_config + "\n"
 
     def _prepare(self) -> processes.Server:
         if not (self._venv / "bin/ironic").exists():
-            raise RuntimeError(f"no Ironic in {self._venv}: run tools/setup.sh ironic")
+            raise RuntimeError(f"no Ironic in {self._venv}: run tools/setup.sh {RELEASES.setup}")
         for name in ("tmp", "certificates", "http", "ramdisk-logs"):
             (self.state / name).mkdir(parents=True, exist_ok=True)
         config = self.state / "ironic.conf"
@@ -222,8 +228,7 @@ class Ironic(services.Service):
 
     def _migrated_database(self) -> pathlib.Path:
         """Return an empty database with this Ironic's tables; making one takes seconds."""
-        ask = "import importlib.metadata as m; print(m.version('ironic'))"
-        cached = _CACHE / f"ironic-{self._output('python', '-c', ask).strip()}.sqlite"
+        cached = _CACHE / f"ironic-{self.version()}.sqlite"
         if cached.exists():
             return cached
         _CACHE.mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ import openstack.exceptions
 
 from tests.lab.agent import Lookup
 from tests.lab.ironic import Ironic
+from tests.lab.releases import RELEASES
 
 Record = openstack.baremetal.v1.node.Node
 # The history of nodes came with this version of the API.
@@ -44,6 +45,14 @@ class Node:
     def provision(self, target: str) -> None:
         """Ask for a change of the provision state, such as ``abort`` or ``deleted``."""
         self.record().set_provision_state(self.cloud.baremetal, target)
+
+    def abort(self) -> None:
+        """Abort the service, and return when the node is active again."""
+        self.provision("abort")
+        if RELEASES.abort_stops_halfway:
+            self.wait_for("service failed")
+            self.provision("abort")
+        self.wait_for("active")
 
     def wait_until(
         self, what: str, condition: Callable[[Record], bool], timeout_s: float = 60
