@@ -8,7 +8,10 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from tests.lab import namespaces, processes, services
 from tests.machine.ramdisk import Ramdisk
@@ -17,6 +20,8 @@ from tests.machine.ramdisk import Ramdisk
 STORAGE = "storage.lab"
 _FROM_GUEST = "10.0.2.2"
 _MAC = "52:54:00:12:34:56"
+# the package ovmf
+_OVMF = pathlib.Path("/usr/share/OVMF")
 _AGENT_CONFIG = """\
 [DEFAULT]
 debug = true
@@ -34,6 +39,19 @@ class Drive:
     serial: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Uefi:
+    """The firmware of one machine that has no BIOS; ``variables`` is the file that it writes to."""
+
+    variables: pathlib.Path
+
+    @classmethod
+    def new(cls, variables: pathlib.Path) -> Self:
+        """Return that of a machine on which nothing was ever installed."""
+        shutil.copyfile(_OVMF / "OVMF_VARS_4M.fd", variables)
+        return cls(variables)
+
+
 class Machine(services.Service):
     """Run the machine while the context lasts; its agent answers at ``url`` to ``token``.
 
@@ -42,6 +60,7 @@ class Machine(services.Service):
 
     :param files: what is added to the ramdisk: text, by its path there.
     :param parameters: further parameters of the kernel's.
+    :param uefi: the firmware; without it the machine has a BIOS.
     """
 
     # Emulated, on two busy cores: half a minute of it is the kernel's unpacking.
@@ -56,6 +75,7 @@ class Machine(services.Service):
         *,
         files: Mapping[str, str] | None = None,
         parameters: Sequence[str] = (),
+        uefi: Uefi | None = None,
     ) -> None:
         self.port = processes.free_port()
         super().__init__("machine", f"http://127.0.0.1:{self.port}", probe="/v1/status")
@@ -64,11 +84,23 @@ class Machine(services.Service):
         self._drives = list(drives)
         self._files = dict(files or {})
         self._parameters = list(parameters)
+        self._uefi = uefi
 
     @property
     def console(self) -> pathlib.Path:
         """What the machine wrote to its serial console."""
         return self.state / "console.log"
+
+    def await_power_off(self, timeout_s: float = 300) -> None:
+        """Return when it has switched itself off.
+
+        :raises: RuntimeError with the console's last lines when it does not.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._server is not None and self._server.running:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the machine is still on:\n" + self._server.tail())
+            time.sleep(0.2)
 
     def _prepare(self) -> processes.Server:
         if not namespaces.isolated():
@@ -88,17 +120,55 @@ class Machine(services.Service):
         # BOOTIF, as from a network boot: without it the agent's ramdisk looks for a config drive
         # for half a minute, and mounts what looks like one.
         append = ["console=ttyS0", "BOOTIF=01-" + _MAC.replace(":", "-"), *self._parameters]
-        command = [*_qemu(_accelerator(self._ramdisk.kernel)), "-smp", "2"]
-        command += ["-m", str(self.memory_mib), "-device", "virtio-rng-pci"]
-        command += ["-serial", f"file:{self.console}"]
+        command = _hardware(self._ramdisk, self._drives, self._uefi, self.console)
+        command += ["-m", str(self.memory_mib)]
         command += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-:9999"]
         command += ["-device", f"virtio-net-pci,netdev=net,mac={_MAC}"]
-        for index, drive in enumerate(self._drives):
-            where = os.fspath(drive.path).replace(",", ",,")
-            command += ["-drive", f"file={where},format=raw,if=none,id=disk{index},cache=unsafe"]
-            command += ["-device", f"virtio-blk-pci,drive=disk{index},serial={drive.serial}"]
         command += ["-kernel", str(self._ramdisk.kernel), "-initrd", str(initramfs)]
         return [*command, "-append", " ".join(append)]
+
+
+def boot_from_disk(
+    ramdisk: Ramdisk, drive: Drive, prompt: str, *, uefi: Uefi | None = None,
+    timeout_s: float = 900,
+) -> str:  # fmt: skip
+    """Boot a machine from its disk alone up to ``prompt``, switch it off, and return its console.
+
+    :param ramdisk: not for this machine: its kernel tells what accelerates one here.
+    :raises: RuntimeError with the console's last lines when the prompt does not come.
+    """
+    with tempfile.TemporaryDirectory(prefix="lab-machine-") as where:
+        console = pathlib.Path(where, "console.log")
+        console.touch()
+        command = [*_hardware(ramdisk, [drive], uefi, console), "-m", "1024"]
+        log = pathlib.Path(where, "qemu.log")
+        server = processes.Server("the machine", command, log, own_log=console)
+        try:
+            server.start(lambda: prompt in console.read_text(errors="replace"), timeout_s)
+        finally:
+            server.kill()
+        return console.read_text(errors="replace")
+
+
+def _hardware(
+    ramdisk: Ramdisk, drives: Sequence[Drive], uefi: Uefi | None, console: pathlib.Path
+) -> list[str]:
+    """Return QEMU's command for what every machine has; memory and network are not there yet."""
+    command = [*_qemu(_accelerator(ramdisk.kernel)), "-smp", "2"]
+    command += ["-device", "virtio-rng-pci", "-serial", f"file:{console}"]
+    if uefi is not None:
+        code = _OVMF / "OVMF_CODE_4M.fd"
+        command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
+        command += ["-drive", f"if=pflash,unit=1,format=raw,file={_escaped(uefi.variables)}"]
+    for index, drive in enumerate(drives):
+        where = _escaped(drive.path)
+        command += ["-drive", f"file={where},format=raw,if=none,id=disk{index},cache=unsafe"]
+        command += ["-device", f"virtio-blk-pci,drive=disk{index},serial={drive.serial}"]
+    return command
+
+
+def _escaped(path: pathlib.Path) -> str:
+    return os.fspath(path).replace(",", ",,")
 
 
 def _qemu(accelerator: str) -> list[str]:
