@@ -35,8 +35,7 @@ _API_ERRORS = (openstack.exceptions.SDKException, keystone_exceptions.ClientExce
 class Record:
     """A node as Ironic shows it at one moment.
 
-    ``service_step`` is the name of the step that runs now, ``steps`` are those of the service
-    that runs or failed.
+    ``steps`` are those of the service that runs or failed; None: this account is not shown them.
     """
 
     uuid: str
@@ -51,7 +50,7 @@ class Record:
     last_error: str
     vendor_interface: str | None
     instance_uuid: str | None
-    steps: tuple[Mapping[str, Any], ...]
+    steps: tuple[Mapping[str, Any], ...] | None
 
     @property
     def free(self) -> bool:
@@ -81,14 +80,17 @@ class Record:
                 last_error=_text(_shown(raw.get("last_error"))),
                 vendor_interface=raw.get("vendor_interface"),
                 instance_uuid=raw.get("instance_uuid"),
-                steps=tuple(dict(step) for step in info.get("service_steps") or ()),
+                steps=_steps(info),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise errors.IronicUnavailable("what Ironic tells of the node is unusable") from exc
 
-    def is_in_step(self, arguments: Mapping[str, Any]) -> bool:
-        """Tell whether the service that runs or failed has a step with these arguments."""
-        return any(step.get("args") == arguments for step in self.steps)
+    def may_be_in_step(self, arguments: Mapping[str, Any]) -> bool:
+        """Tell whether the service that runs or failed has a step with these arguments.
+
+        True also where that is not shown.
+        """
+        return self.steps is None or any(step.get("args") == arguments for step in self.steps)
 
 
 class Node:
@@ -136,7 +138,7 @@ class Node:
             self._request("PUT", "/states/provision", body)
         except _Away:
             record = self.read()
-            if record.provision_state == states.ACTIVE or not record.is_in_step(step["args"]):
+            if record.provision_state == states.ACTIVE or not record.may_be_in_step(step["args"]):
                 raise
             LOG.info("Ironic has started the service, although its answer was lost")
 
@@ -222,6 +224,12 @@ def _shown(value: Any) -> Any:
     """Return a field's value, or None where the account may not see it: a lessee's, for example."""
     # Ironic 39: "** Redacted - requires ... permission. **"
     return None if isinstance(value, str) and value.startswith("** ") else value
+
+
+def _steps(info: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
+    if "content" in info and _shown(info["content"]) is None:
+        return None
+    return tuple(dict(step) for step in info.get("service_steps") or ())
 
 
 def _text(value: object) -> str:

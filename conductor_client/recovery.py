@@ -8,6 +8,7 @@ maintenance is over.
 """
 
 import time
+from collections.abc import Callable
 
 from oslo_log import log
 
@@ -23,12 +24,22 @@ _PATIENCE_S = 1800
 _NOTICE_S = 600
 # How much longer than a shutdown itself Ironic may take to say that it failed.
 _SLACK_S = 60
+_SERVICES = (
+    states.SERVICING, states.SERVICE_WAIT, states.SERVICE_FAILED, states.SERVICE_HOLD,
+)  # fmt: skip
 POWER_ON, POWER_OFF = "power on", "power off"
 
 
-def bring_back(node: Node, *, finishing: bool, leave_failed: bool = False) -> Record:
-    """Return when the node is active and free, or deleted.
+def bring_back(
+    node: Node,
+    is_ours: Callable[[Record], bool],
+    *,
+    finishing: bool,
+    leave_failed: bool = False,
+) -> Record:
+    """Return when the node is active and free, or deleted, or in a service of somebody else.
 
+    :param is_ours: tells whether the service that runs or failed is the one to end.
     :param finishing: the step is done, so that the service is given time to end by itself.
     :param leave_failed: a node whose service failed is left so, which is an error.
     :raises: NodeNotReady, IronicUnavailable, ServiceFailed
@@ -42,8 +53,12 @@ def bring_back(node: Node, *, finishing: bool, leave_failed: bool = False) -> Re
                 % (record.name, record.provision_state, record.last_error or "no reason is given")
             )
         patient = finishing and time.monotonic() - began < _NOTICE_S
-        if record.free and _is_settled(node, record, patient=patient):
-            return record
+        if record.free:
+            if record.provision_state in _SERVICES and not is_ours(record):
+                LOG.warning("Node %(node)s is in another service", {"node": record.name})
+                return record
+            if _is_settled(node, record, patient=patient):
+                return record
         time.sleep(_POLL_S)
     raise errors.ServiceFailed(
         "node %s is %s after %d s: bring it back by hand, with 'openstack baremetal node abort %s'"
@@ -61,9 +76,9 @@ def _is_settled(node: Node, record: Record, *, patient: bool) -> bool:
         case states.SERVICE_FAILED:
             clear_service_fault(node, record)
             _abort(node, record)
-        case states.SERVICE_WAIT | "service hold" if not patient:
+        case states.SERVICE_WAIT | states.SERVICE_HOLD if not patient:
             _abort(node, record)
-        case states.SERVICE_WAIT | "service hold" | states.SERVICING:
+        case states.SERVICE_WAIT | states.SERVICE_HOLD | states.SERVICING:
             pass
         case other:
             LOG.warning("Node %(node)s is %(state)s", {"node": record.name, "state": other})
@@ -101,14 +116,19 @@ def restore_power(node: Node, record: Record, *, was_off: bool, shutdown_timeout
         wait_for_power(node, POWER_OFF, _PATIENCE_S)
 
 
-def shut_down(node: Node, timeout_s: int) -> bool:
-    """Ask the instance to shut down, and tell whether it is off within ``timeout_s``."""
+def shut_down(node: Node, timeout_s: int) -> bool | None:
+    """Ask the instance to shut down, and tell whether it is off within ``timeout_s``.
+
+    None: Ironic did not take the request, so that nothing was changed.
+    """
+    off = None
     try:
         node.set_power("soft power off", timeout_s)
+        off = False
         wait_for_power(node, POWER_OFF, timeout_s + _SLACK_S)
     except (errors.NodeNotReady, errors.ServiceFailed) as exc:
         LOG.warning("No soft shutdown of node %(node)s: %(why)s", {"node": node.ident, "why": exc})
-        return False
+        return off
     return True
 
 

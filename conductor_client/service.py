@@ -58,6 +58,7 @@ class Service:
         self._handling = handling
         self._tell = on_progress or (lambda progress: None)
         self._before: Record | None = None
+        self._shut_down = False
         #: ``clean`` or ``crash``: what the file systems of the instance are like.
         self.consistency = "crash"
         #: Whether the service is known to have ended.
@@ -103,6 +104,9 @@ class Service:
             self._prepare()
             self._tell(Progress("boot"))
             self._node.start_service(self._step)
+        except errors.NodeNotReady:
+            self._leave()
+            raise
         except errors.SnapshotError:
             self._come_back_from_failure()
             raise
@@ -119,8 +123,23 @@ class Service:
             self.consistency = "clean"
         elif self._handling.shutdown_timeout_s:
             self._tell(Progress("shut down"))
-            if recovery.shut_down(self._node, self._handling.shutdown_timeout_s):
+            off = recovery.shut_down(self._node, self._handling.shutdown_timeout_s)
+            self._shut_down = off is not None
+            if off:
                 self.consistency = "clean"
+
+    def _leave(self) -> None:
+        """Take back what was done before the service was refused, and no more.
+
+        The node may be in the service of somebody who was quicker.
+        """
+        if not self._shut_down:
+            return
+        try:
+            record = self._read_free()
+            recovery.restore_power(self._node, record, was_off=False, shutdown_timeout_s=0)
+        except errors.SnapshotError as exc:
+            LOG.error("The instance may be off: %(reason)s", {"reason": exc})
 
     @property
     def _was_off(self) -> bool:
@@ -164,6 +183,9 @@ class Service:
                 )
             time.sleep(_POLL_S)
 
+    def _is_ours(self, record: Record) -> bool:
+        return record.may_be_in_step(self._step["args"])
+
     def _come_back_from_failure(self) -> None:
         for warning in self.come_back(finishing=False):
             LOG.error(warning)
@@ -176,7 +198,10 @@ class Service:
         self._tell(Progress("return"))
         try:
             record = recovery.bring_back(
-                self._node, finishing=finishing, leave_failed=self._handling.leave_failed
+                self._node,
+                self._is_ours,
+                finishing=finishing,
+                leave_failed=self._handling.leave_failed,
             )
             recovery.restore_power(
                 self._node,
@@ -198,7 +223,8 @@ def _check_state(record: Record) -> None:
         raise errors.NodeNotReady(
             "node %s is in the state %s, expected active" % (record.name, record.provision_state)
         )
-    if failed and not steps_named(record.steps, STEP):
+    # Where the account is not shown which service failed, the one who asks is believed.
+    if failed and record.steps is not None and not steps_named(record.steps, STEP):
         raise errors.NodeNotReady(
             "node %s is in the state %s, and not because of a snapshot: recover it first"
             % (record.name, record.provision_state)

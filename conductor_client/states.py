@@ -17,6 +17,7 @@ DELETING = "deleting"
 SERVICING = "servicing"
 SERVICE_WAIT = "service wait"
 SERVICE_FAILED = "service failed"
+SERVICE_HOLD = "service hold"
 
 # While the agent works, Ironic shows `service wait` and not `servicing`: the step is an
 # asynchronous one. That counts as `snapshot wait`, too.

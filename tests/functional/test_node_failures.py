@@ -9,7 +9,9 @@ from concurrent import futures
 import pytest
 
 from conductor_client import errors, sdk
+from conductor_client.ramdisk_step import step
 from conductor_client.states import spoken
+from snapshot_core.progress import Progress
 from tests.functional.commands import Outcome, finish
 from tests.lab import disks
 from tests.lab.ironic import Ironic
@@ -120,6 +122,23 @@ def test_a_snapshot_that_takes_too_long_is_aborted(
     with pytest.raises(errors.ServiceFailed, match="was not done within 3 s and is snapshot wait"):
         take(handling=sdk.Handling(timeout_s=3))
     assert_back(machine, storage)
+
+
+def test_the_snapshot_of_somebody_who_was_quicker_goes_on(
+    machine: Machine, storage: Storage, take: Take
+) -> None:
+    def be_quicker(progress: Progress) -> None:
+        if progress.phase == "boot":
+            machine.node.start_service(step("theirs", sdk.CaptureOptions()))
+            machine.node.wait_for("service wait")
+
+    with pytest.raises(errors.NodeNotReady, match="Ironic refuses: "):
+        take(on_progress=be_quicker)
+    with machine.ramdisk():
+        machine.node.wait_for("active")
+    theirs = machine.node.uuid + "/theirs"
+    assert storage.names() == [machine.node.uuid, theirs, theirs + ".json"]
+    assert machine.at_home()
 
 
 def test_an_abort_while_the_ramdisk_is_awaited_is_told_and_the_instance_is_back(

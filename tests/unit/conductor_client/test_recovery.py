@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from conductor_client import errors, recovery
-from conductor_client.node import Node
+from conductor_client.node import Node, Record
 from tests.unit.conductor_client.fake_ironic import FakeIronic, connect, fault
 from tests.unit.http_server import Answer, AnsweringServer, Respond
 
@@ -25,39 +25,43 @@ def ask(serve: Callable[[Respond], AnsweringServer]) -> Ask:
     return lambda ironic: Node(connect(serve(ironic).url), "node-1")
 
 
+def ours(_record: Record) -> bool:
+    return True
+
+
 BACK = {"provision_state": "active", "reservation": None}
 LOCKED = {"provision_state": "active", "reservation": "conductor-1"}
 
 
 def test_a_node_that_is_active_needs_nothing(ask: Ask) -> None:
     ironic = FakeIronic()
-    assert recovery.bring_back(ask(ironic), finishing=False).provision_state == "active"
+    assert recovery.bring_back(ask(ironic), ours, finishing=False).provision_state == "active"
     assert ironic.asked == []
 
 
 def test_a_failed_service_is_aborted_and_the_abort_waited_for(ask: Ask) -> None:
     ironic = FakeIronic(provision_state="service failed", on_abort=[LOCKED, LOCKED, BACK])
-    assert recovery.bring_back(ask(ironic), finishing=False).free
+    assert recovery.bring_back(ask(ironic), ours, finishing=False).free
     assert ironic.asked == ["abort"]
 
 
 def test_the_maintenance_of_a_timeout_goes_before_the_abort(ask: Ask) -> None:
     ironic = FakeIronic(provision_state="service failed", maintenance=True, fault="service failure")
-    recovery.bring_back(ask(ironic), finishing=False)
+    recovery.bring_back(ask(ironic), ours, finishing=False)
     assert ironic.asked == ["clear maintenance", "abort"]
 
 
 def test_a_node_in_maintenance_for_another_reason_is_left(ask: Ask) -> None:
     ironic = FakeIronic(provision_state="service failed", maintenance=True, fault="power failure")
     with pytest.raises(errors.NodeNotReady, match="for another reason"):
-        recovery.bring_back(ask(ironic), finishing=False)
+        recovery.bring_back(ask(ironic), ours, finishing=False)
     assert ironic.asked == []
 
 
 def test_a_failed_service_is_left_if_that_is_asked_for(ask: Ask) -> None:
     ironic = FakeIronic(provision_state="service failed", last_error="no tenant network")
     with pytest.raises(errors.ServiceFailed, match=r"service failed \(no tenant network\)"):
-        recovery.bring_back(ask(ironic), finishing=True, leave_failed=True)
+        recovery.bring_back(ask(ironic), ours, finishing=True, leave_failed=True)
     assert ironic.asked == []
 
 
@@ -70,21 +74,29 @@ def test_an_ironic_whose_abort_stops_halfway_is_asked_twice(ask: Ask) -> None:
         ironic.on_abort = [BACK]
 
     ironic.on_abort = [stop_halfway]
-    recovery.bring_back(ask(ironic), finishing=False)
+    recovery.bring_back(ask(ironic), ours, finishing=False)
     assert ironic.asked == ["abort", "abort"]
 
 
 def test_an_abort_that_is_refused_is_asked_for_again(ask: Ask) -> None:
     ironic = FakeIronic(provision_state="service wait")
     ironic.refusals[("PUT", "states/provision")] = [fault("locked", 409), fault("not now", 400)]
-    recovery.bring_back(ask(ironic), finishing=False)
+    recovery.bring_back(ask(ironic), ours, finishing=False)
     assert ironic.asked == ["abort"]
+
+
+@pytest.mark.parametrize("state", ["servicing", "service wait", "service hold", "service failed"])
+def test_the_service_of_somebody_else_is_left(ask: Ask, state: str) -> None:
+    ironic = FakeIronic(provision_state=state, maintenance=True, fault="service failure")
+    record = recovery.bring_back(ask(ironic), lambda record: False, finishing=False)
+    recovery.restore_power(ask(ironic), record, was_off=True, shutdown_timeout_s=1)
+    assert ironic.asked == []
 
 
 def test_a_service_that_is_about_to_end_is_not_aborted(ask: Ask) -> None:
     ironic = FakeIronic(provision_state="service wait")
     ironic._coming = [{}, {}, {"provision_state": "servicing"}, {}, BACK]
-    recovery.bring_back(ask(ironic), finishing=True)
+    recovery.bring_back(ask(ironic), ours, finishing=True)
     assert ironic.asked == []
 
 
@@ -93,14 +105,14 @@ def test_a_service_that_should_have_ended_long_ago_is_aborted(
 ) -> None:
     monkeypatch.setattr(recovery, "_NOTICE_S", 0.05)
     ironic = FakeIronic(provision_state="service wait")
-    recovery.bring_back(ask(ironic), finishing=True)
+    recovery.bring_back(ask(ironic), ours, finishing=True)
     assert ironic.asked == ["abort"]
 
 
 @pytest.mark.parametrize("state", ["deleting", "available", "cleaning"])
 def test_a_node_that_is_deleted_is_let_go(ask: Ask, state: str) -> None:
     ironic = FakeIronic(provision_state=state)
-    record = recovery.bring_back(ask(ironic), finishing=False)
+    record = recovery.bring_back(ask(ironic), ours, finishing=False)
     recovery.restore_power(ask(ironic), record, was_off=True, shutdown_timeout_s=1)
     assert ironic.asked == []
 
@@ -110,7 +122,7 @@ def test_a_node_that_does_not_come_back_is_told_with_what_to_do(
 ) -> None:
     monkeypatch.setattr(recovery, "_PATIENCE_S", 0.05)
     with pytest.raises(errors.ServiceFailed, match="bring it back by hand, with 'openstack"):
-        recovery.bring_back(ask(FakeIronic(provision_state="servicing")), finishing=False)
+        recovery.bring_back(ask(FakeIronic(provision_state="servicing")), ours, finishing=False)
 
 
 # Power
@@ -146,10 +158,16 @@ def test_a_node_that_was_off_is_shut_down_and_if_it_does_not_listen_cut_off(ask:
 def test_a_shutdown_that_does_not_end_is_given_up(ask: Ask) -> None:
     ironic = FakeIronic(reservation="conductor-1", target_power_state="power off")
     ironic.refusals[("PUT", "states/power")] = [Answer(202)]
-    assert not recovery.shut_down(ask(ironic), 0)
+    assert recovery.shut_down(ask(ironic), 0) is False
 
 
 def test_a_shutdown_that_ironic_says_failed_is_not_waited_for(ask: Ask) -> None:
     ironic = FakeIronic(last_error="the instance ignores ACPI")
     ironic.refusals[("PUT", "states/power")] = [Answer(202)]
-    assert not recovery.shut_down(ask(ironic), 3600)
+    assert recovery.shut_down(ask(ironic), 3600) is False
+
+
+def test_a_shutdown_that_ironic_does_not_take_has_changed_nothing(ask: Ask) -> None:
+    ironic = FakeIronic()
+    ironic.refusals[("PUT", "states/power")] = [fault("locked by conductor-1", 409)]
+    assert recovery.shut_down(ask(ironic), 3600) is None

@@ -225,6 +225,37 @@ def test_a_service_that_is_refused_leaves_the_instance_on(take: Take, ramdisk: R
     assert ramdisk.ironic.asked == ["soft power off", "power on"]
 
 
+OTHERS = [{"interface": "deploy", "step": "snapshot", "args": {"image_name": "another"}}]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [{"power_state": "power off"}, {**WAIT, "driver_internal_info": {"service_steps": OTHERS}}],
+)
+def test_the_snapshot_of_somebody_who_was_quicker_is_left_alone(
+    take: Take, ramdisk: Ramdisk, theirs: dict[str, Any]
+) -> None:
+    def on_progress(progress: Progress) -> None:
+        if progress.phase == "boot":
+            ramdisk.ironic.node.update(theirs)
+
+    # They are shutting it down, or their service has begun.
+    ramdisk.ironic.refusals[("PUT", "states/power")] = [fault("locked", 409)]
+    ramdisk.ironic.refusals[("PUT", "states/provision")] = [fault("not now", 409)]
+    with pytest.raises(errors.NodeNotReady, match="not now"):
+        take(ramdisk.ironic, on_progress=on_progress)
+    assert ramdisk.ironic.asked == []
+
+
+def test_a_service_that_somebody_else_starts_later_is_not_aborted(
+    take: Take, ramdisk: Ramdisk
+) -> None:
+    others = {**WAIT, "driver_internal_info": {"service_steps": OTHERS}}
+    with pytest.raises(errors.ServiceFailed, match="not done within"):
+        take(ramdisk.ironic, WAIT, others, handling=sdk.Handling(timeout_s=0.1))
+    assert ramdisk.ironic.asked == ["soft power off", "service"]
+
+
 # Failures: the instance is back, and the place still waits
 
 
