@@ -49,6 +49,13 @@ class ImageTarget(ABC):
     def check(self) -> None:
         """Raise ImageNotQueued, or InvalidRequest, unless the place waits for data."""
 
+    def holds(self, sha512: str) -> bool:
+        """Tell whether data of this digest came here already: its confirmation can be lost.
+
+        :raises: ImageNotQueued, UploadFailed
+        """
+        return False
+
     @abstractmethod
     def store(self, image: VerifiedImage, facts: ImageFacts) -> None:
         """Store the image; if that fails, the place waits for data as before.
@@ -78,8 +85,16 @@ class GlanceImage(ImageTarget):
 
         :raises: ImageNotQueued when there is none, UploadFailed when Glance does not tell
         """
+        return str(self._found().status)
+
+    def holds(self, sha512: str) -> bool:
+        """See :meth:`.ImageTarget.holds`."""
+        found = self._found()
+        return (found.status, found.hash_algo, found.hash_value) == ("active", "sha512", sha512)
+
+    def _found(self) -> Any:
         try:
-            return str(self._glance.get_image(self._id).status)
+            return self._glance.get_image(self._id)
         except openstack.exceptions.NotFoundException as exc:
             raise errors.ImageNotQueued(
                 "there is no image %s in Glance, or this project does not see it: create it "
@@ -91,8 +106,15 @@ class GlanceImage(ImageTarget):
             ) from exc
 
     def discard(self) -> None:
-        """Delete the image; never raise, but log what remains."""
-        LOG.info("Image %(id)s, %(how)s", {"id": self._id, "how": self._delete()})
+        """Delete the image if it still waits for data; never raise, but log what remains."""
+        try:
+            status = self.status()
+        except errors.SnapshotError as exc:
+            status = str(exc)
+        if status == "queued":
+            LOG.info("Image %(id)s, %(how)s", {"id": self._id, "how": self._delete()})
+        else:
+            LOG.warning("Image %(id)s is not deleted: %(why)s", {"id": self._id, "why": status})
 
     def store(self, image: VerifiedImage, facts: ImageFacts) -> None:
         """See :meth:`.ImageTarget.store`."""
@@ -161,6 +183,7 @@ class GlanceImage(ImageTarget):
         return status
 
     def _confirm(self, image: VerifiedImage) -> None:
+        self._settle()
         try:
             found = self._glance.get_image(self._id)
         except _GLANCE_ERRORS as exc:
@@ -216,7 +239,8 @@ class ImageFile(ImageTarget):
 def queued_image(connection: Any, name: str, properties: Mapping[str, str]) -> Iterator[str]:
     """Make an image without data and yield its UUID; it goes again if nothing comes of it.
 
-    It stays after an interrupt, and after an error that leaves its data for another try.
+    It stays after an interrupt, after an error that leaves its data for another try, and when it
+    has received data all the same.
 
     :raises: UploadFailed
     """

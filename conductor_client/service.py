@@ -27,8 +27,8 @@ _POLL_S = 2.0
 _SHUTDOWN_TIMEOUT_S = 300
 # Ironic locks a node for a moment whenever it looks at its power.
 _LOCK_PATIENCE_S = 30
-# How long the storage may be away while the node says that the step is done.
-_STORAGE_PATIENCE_S = 600
+# How long the storage, or Glance, may be away while the node says that the step is done.
+_ARRIVAL_PATIENCE_S = 600
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class Service:
     def watch(self, arrived: Callable[[Record], bool]) -> None:
         """Return once something has ``arrived``, which is asked after every look at the node.
 
-        :raises: CommandFailed, ServiceFailed, StorageUnavailable, IronicUnavailable; the instance
-            is back then, unless failed nodes are to be left.
+        :raises: CommandFailed, ServiceFailed, StorageUnavailable, UploadFailed, IronicUnavailable;
+            the instance is back then, unless failed nodes are to be left.
         """
         try:
             self._watch(arrived)
@@ -164,11 +164,11 @@ class Service:
 
     def _watch(self, arrived: Callable[[Record], bool]) -> None:
         deadline = time.monotonic() + self._handling.timeout_s
-        storage = _Patience()
+        patience = _Patience()
         while True:
             # Read first: whatever the node says now, what came before that can be seen after it.
             record = self._node.read()
-            told = storage.ask(arrived, record)
+            told = patience.ask(arrived, record)
             if told:
                 return
             over = record.provision_state not in (states.SERVICING, states.SERVICE_WAIT)
@@ -238,21 +238,21 @@ def _check_state(record: Record) -> None:
 
 
 class _Patience:
-    """Asks the storage, and bears that it is away for a while."""
+    """Asks whether something has arrived, and bears that nobody tells for a while."""
 
     def __init__(self) -> None:
         self._away_since: float | None = None
 
     def ask(self, arrived: Callable[[Record], bool], record: Record) -> bool | None:
-        """Return what ``arrived`` does, or None if the storage does not answer."""
+        """Return what ``arrived`` does, or None if the storage, or Glance, does not answer."""
         try:
             told = arrived(record)
-        except errors.StorageUnavailable as exc:
+        except (errors.StorageUnavailable, errors.UploadFailed) as exc:
             now = time.monotonic()
             self._away_since = self._away_since or now
-            if now - self._away_since > _STORAGE_PATIENCE_S:
+            if now - self._away_since > _ARRIVAL_PATIENCE_S:
                 raise
-            LOG.warning("The storage does not tell how it goes: %(reason)s", {"reason": exc})
+            LOG.warning("Not told yet whether the image is there: %(reason)s", {"reason": exc})
             return None
         self._away_since = None
         return told

@@ -22,18 +22,26 @@ def fault(message: str, status: int = 400) -> Answer:
 
 
 class FakeGlance:
-    """A Glance all of whose images have the one status; None: it has none."""
+    """A Glance all of whose images have the one status; None: it has none.
 
-    def __init__(self, status: str | None = "queued") -> None:
+    It answers so many requests with an error as it has ``outages`` before it.
+    """
+
+    def __init__(self, status: str | None = "queued", **fields: Any) -> None:
         self.status = status
+        self.fields = fields
+        self.outages = 0
 
     def __call__(self, request: Request) -> Answer:
         path = request.path.rstrip("/")
         if path == "/v2":
             return as_json({"version": _version("v2", request)})
+        if self.outages:
+            self.outages -= 1
+            return Answer(500)
         if self.status is None:
             return Answer(404)
-        return as_json({"id": path.rpartition("/")[2], "status": self.status})
+        return as_json({"id": path.rpartition("/")[2], "status": self.status, **self.fields})
 
 
 def _version(version: str, request: Request) -> dict[str, Any]:

@@ -143,8 +143,12 @@ class FakeGlance:
         self.answer = 204
         self.broken: Exception | None = None
         self.cannot_delete: Exception | None = None
+        self.outages_after_upload = 0
 
     def get_image(self, image_id: str) -> SimpleNamespace:
+        if self.outages_after_upload and _status(self) == "active":
+            self.outages_after_upload -= 1
+            raise openstack.exceptions.HttpException("bad gateway")
         if self.image is None:
             raise openstack.exceptions.NotFoundException("no such image")
         return SimpleNamespace(**vars(self.image))
@@ -236,6 +240,21 @@ def test_an_upload_whose_answer_was_lost_is_a_success_if_the_image_is_whole() ->
     glance.broken = openstack.exceptions.SDKException("connection reset")
     _target(glance).store(_image(), FACTS)
     assert _status(glance) == "active"
+
+
+def test_a_glance_that_is_away_after_the_upload_is_asked_again() -> None:
+    glance = FakeGlance()
+    glance.outages_after_upload = 1
+    _target(glance).store(_image(), FACTS)
+    assert glance.outages_after_upload == 0
+
+
+def test_an_image_tells_whether_it_holds_these_very_bytes() -> None:
+    glance = FakeGlance()
+    assert not _target(glance).holds(SHA512)
+    _target(glance).store(_image(), FACTS)
+    assert _target(glance).holds(SHA512)
+    assert not _target(glance).holds("0" * 128)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: b"X" + data[1:]])

@@ -155,6 +155,20 @@ def test_an_image_that_was_made_goes_again_if_the_snapshot_fails(
     assert delete == "DELETE"
 
 
+def test_an_image_that_was_made_stays_once_it_has_data(run: Run, ramdisk: Ramdisk) -> None:
+    glance = CreatingGlance()
+
+    def fail() -> None:
+        glance.status = "active"
+        ramdisk.ironic.node.update(FAILED)
+
+    ramdisk.ironic.node["vendor_interface"] = "snapshot"
+    ramdisk.ironic.on_service = [WAIT, fail]
+    with pytest.raises(exceptions.CommandError, match="ReadFailed"):
+        run(ramdisk.ironic, "--create", "master", "--wait", glance=glance)
+    assert [method for method, _body in glance.requests] == ["POST"]
+
+
 def test_with_the_plug_in_nothing_is_asked_of_a_storage(run: Run) -> None:
     ironic = FakeIronic([WAIT, ACTIVE], vendor_interface="snapshot")
     row = run(ironic, "--image", IMAGE)

@@ -413,6 +413,34 @@ def test_an_image_that_cannot_be_uploaded_is_discarded_if_that_is_wanted(
     assert content(storage) == []
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_an_image_that_arrived_unconfirmed_is_resumed_without_another_upload(
+    storage: Path, serve: Callable[[Respond], AnsweringServer], same: bool
+) -> None:
+    (storage / UUID).mkdir()
+    (storage / UUID / "image").write_bytes(DATA)
+    (storage / UUID / "image.json").write_text(json.dumps(result_about("image", DATA)))
+    digest = hashlib.sha512(DATA).hexdigest() if same else "0" * 128
+    glance = FakeGlance("active", os_hash_algo="sha512", os_hash_value=digest)
+    url = serve(glance).url + "/v2"
+
+    def resume() -> sdk.NodeSnapshot:
+        return sdk.upload_captured(
+            connect(serve(FakeIronic()).url, image_endpoint_override=url), "node-1", "image",
+            image=IMAGE, storage=StorageAccess.of("file://%s" % storage),
+        )  # fmt: skip
+
+    if same:
+        snapshot = resume().snapshot
+        assert snapshot is not None
+        assert (snapshot.sha512, snapshot.size) == (digest, len(DATA))
+        assert content(storage) == []
+    else:
+        with pytest.raises(errors.ImageNotQueued):
+            resume()
+        assert len(content(storage)) == 3
+
+
 def test_what_was_not_captured_to_the_end_is_not_resumed(
     storage: Path, tmp_path: Path, serve: Callable[[Respond], AnsweringServer]
 ) -> None:
@@ -461,6 +489,20 @@ def test_with_the_plug_in_the_service_is_asked_for_and_waited_for(
     ]
     assert with_plugin.asked == ["soft power off", "service"]
     assert (result.state, result.consistency, result.snapshot) == ("active", "clean", None)
+
+
+def test_with_the_plug_in_a_glance_that_is_away_for_a_moment_decides_nothing(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    def finish() -> None:
+        glance.outages = 2
+        finished(with_plugin, glance)()  # type: ignore[operator]
+
+    assert (
+        take(with_plugin, WAIT, finish, image=IMAGE, storage=None, glance=glance).state == "active"
+    )
+    assert glance.outages == 0
+    assert with_plugin.asked == ["soft power off", "service"]
 
 
 def test_with_the_plug_in_it_need_not_be_waited_for(
