@@ -26,7 +26,9 @@ test-oldest: setup          ## those with an Ironic or an agent, on the oldest p
 ramdisk: setup              ## the agent's ramdisk with the element, into .cache/ramdisk
 	tools/ramdisk.sh
 
-test-machine: ramdisk       ## boot that ramdisk in an emulated machine; takes about ten minutes
+test-machine: setup-test ramdisk   ## boot it, and what is restored, in emulated machines
+	tools/setup.sh ganesha
+	$(BIN)/python -m tests.machine.debian_root
 	$(BIN)/python -m pytest -q tests/machine
 
 bench: setup                ## measure the writers against each other; takes an hour or two

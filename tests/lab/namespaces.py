@@ -24,8 +24,8 @@ def isolated() -> bool:
 def enter() -> None:
     """Move this process and its future children into private network and mount namespaces.
 
-    Afterwards 127.0.0.1 is ours alone, no other interface exists, and mounts vanish with the
-    process. A second call, also one from a child process, changes nothing.
+    Afterwards 127.0.0.1 is ours alone, no other interface exists, ``/run`` is empty, and mounts
+    vanish with the process. A second call, also one from a child process, changes nothing.
 
     :raises: RuntimeError when other threads run already: they would stay behind.
     """
@@ -39,6 +39,8 @@ def enter() -> None:
         _LIBC.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None),
         "make all mounts private",
     )
+    # What other test runs on this host keep there is not ours to see.
+    _checked(_LIBC.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755"), "have a /run of our own")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     os.environ[_MARK] = os.readlink("/proc/self/ns/net")
 

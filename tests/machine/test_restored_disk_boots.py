@@ -66,7 +66,7 @@ def test_a_snapshot_deployed_to_a_machine_with_a_larger_disk_boots_and_is_the_sa
 def debian() -> pathlib.Path:
     """Debian as an archive; building it takes the network, which is not here."""
     found = debian_root.cached()
-    assert found is not None, "there is no Debian for the disks: run make ramdisk"
+    assert found is not None, "there is no Debian for the disks: run python -m tests.machine.debian_root"
     return found
 
 
