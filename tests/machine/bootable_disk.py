@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tests.lab import disks
 from tests.lab.disk_maker import GIB, MIB
 from tests.machine import boot_report, debian_root
-from tests.machine.tempting_disk import _LVM_CONFIG
+from tests.machine.tempting_disk import LVM_CONFIG
 
 SERIAL = "SOURCE-1"
 # The smallest that the agent takes for a root device.
@@ -175,7 +175,7 @@ def _make_volume(path: pathlib.Path) -> None:
         disks.LoopDevice(path, _LVM.offset, _LVM.size) as loop,
         tempfile.TemporaryDirectory(prefix="lab-lvm-") as locks,
     ):
-        config = ("--config", _LVM_CONFIG % (loop.path, locks))
+        config = ("--config", LVM_CONFIG % (loop.path, locks))
         disks.run("pvcreate", "-q", *config, "--dataalignment", "1m", loop.path)
         disks.run("vgcreate", "-q", *config, "vg", loop.path)
         disks.run(

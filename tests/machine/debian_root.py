@@ -64,19 +64,19 @@ _TAR = ("--zstd", "--numeric-owner", "--xattrs", "--xattrs-include=*")
 
 def _place() -> pathlib.Path:
     """Name the archive by what it is made of; only Debian's own updates are not seen."""
-    made_of = (ramdisk._codename(), pathlib.Path(__file__).read_text())
+    made_of = (ramdisk.codename(), pathlib.Path(__file__).read_text())
     return _CACHE / ("debian-%s.tar.zst" % hashlib.sha256(repr(made_of).encode()).hexdigest()[:16])
 
 
 def _build(root: pathlib.Path) -> pathlib.Path:
     began = time.monotonic()
     _say("building Debian, in some minutes")
-    mirror, _security = ramdisk._mirrors()
+    mirror, _security = ramdisk.mirrors()
     # Whatever debootstrap mounts and starts ends with it.
     cage = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
     _run(
         *cage, "--mount-proc", "--", "debootstrap", "--variant=minbase",
-        "--include=" + ",".join(_PACKAGES), ramdisk._codename(), str(root), mirror,
+        "--include=" + ",".join(_PACKAGES), ramdisk.codename(), str(root), mirror,
     )  # fmt: skip
     archive = root.with_suffix(".tar.zst")
     excluded = ["--exclude=" + pattern for pattern in _DROPPED]

@@ -19,7 +19,7 @@ from tests.machine.ramdisk import Ramdisk
 # By this name the guest finds what listens on 127.0.0.1 here; see guest_hosts.
 STORAGE = "storage.lab"
 _FROM_GUEST = "10.0.2.2"
-_MAC = "52:54:00:12:34:56"
+MAC = "52:54:00:12:34:56"
 # the package ovmf
 _OVMF = pathlib.Path("/usr/share/OVMF")
 _AGENT_CONFIG = """\
@@ -61,11 +61,11 @@ class Machine(services.Service):
     :param files: what is added to the ramdisk: text, by its path there.
     :param parameters: further parameters of the kernel's.
     :param uefi: the firmware; without it the machine has a BIOS.
+    :param memory_mib: the ramdisk's own files take about a third, and may take half of it.
     """
 
     # Emulated, on two busy cores: half a minute of it is the kernel's unpacking.
     start_timeout_s = 900.0
-    memory_mib = 3072
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Machine(services.Service):
         files: Mapping[str, str] | None = None,
         parameters: Sequence[str] = (),
         uefi: Uefi | None = None,
+        memory_mib: int = 3072,
     ) -> None:
         self.port = processes.free_port()
         super().__init__("machine", f"http://127.0.0.1:{self.port}", probe="/v1/status")
@@ -85,6 +86,7 @@ class Machine(services.Service):
         self._files = dict(files or {})
         self._parameters = list(parameters)
         self._uefi = uefi
+        self._memory_mib = memory_mib
 
     @property
     def console(self) -> pathlib.Path:
@@ -119,11 +121,11 @@ class Machine(services.Service):
     def _command(self, initramfs: pathlib.Path) -> list[str]:
         # BOOTIF, as from a network boot: without it the agent's ramdisk looks for a config drive
         # for half a minute, and mounts what looks like one.
-        append = ["console=ttyS0", "BOOTIF=01-" + _MAC.replace(":", "-"), *self._parameters]
+        append = ["console=ttyS0", "BOOTIF=01-" + MAC.replace(":", "-"), *self._parameters]
         command = _hardware(self._ramdisk, self._drives, self._uefi, self.console)
-        command += ["-m", str(self.memory_mib)]
+        command += ["-m", str(self._memory_mib)]
         command += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-:9999"]
-        command += ["-device", f"virtio-net-pci,netdev=net,mac={_MAC}"]
+        command += ["-device", f"virtio-net-pci,netdev=net,mac={MAC}"]
         command += ["-kernel", str(self._ramdisk.kernel), "-initrd", str(initramfs)]
         return [*command, "-append", " ".join(append)]
 

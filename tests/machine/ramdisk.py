@@ -100,7 +100,7 @@ def _build(scratch: pathlib.Path, plain: bool) -> Ramdisk:
     _make_venv()
     _say("downloading the agent, and what it and the project need")
     wheelhouse, agent, wheel = _download(scratch)
-    mirror, security = _mirrors()
+    mirror, security = mirrors()
     _say("building the ramdisk, in some minutes; its log: %s" % _log())
     settings = {
         "ELEMENTS_PATH": ":".join(map(str, _ELEMENTS)),
@@ -121,7 +121,7 @@ def _build(scratch: pathlib.Path, plain: bool) -> Ramdisk:
     }
     element = [] if plain else ["--element", "ipa-snapshot"]
     _run_builder(
-        ["--output", str(scratch / "ipa"), "--release", _codename(), "--element", "lab-ramdisk",
+        ["--output", str(scratch / "ipa"), "--release", codename(), "--element", "lab-ramdisk",
          *element, "debian-minimal"],
         settings,
     )  # fmt: skip
@@ -188,18 +188,18 @@ def _tarball(name: str, path: pathlib.Path) -> dict[str, str]:
     }
 
 
-def _codename() -> str:
+def codename() -> str:
     """Return the release of this machine: its Python is that of the wheels."""
     return platform.freedesktop_os_release()["VERSION_CODENAME"]
 
 
-def _mirrors() -> tuple[str, str]:
+def mirrors() -> tuple[str, str]:
     """Return where this machine's apt finds its release, and the security updates of that."""
     form = "$(CODENAME) $(COMPONENT) $(REPO_URI)"
     answer = _run("apt-get", "indextargets", "--format", form, "Created-By: Packages")
     found = dict(line.rsplit(maxsplit=1) for line in answer.splitlines())
     try:
-        return found[_codename() + " main"], found[_codename() + "-security main"]
+        return found[codename() + " main"], found[codename() + "-security main"]
     except KeyError as exc:
         raise RuntimeError("apt knows no %s: run apt-get update" % exc) from exc
 

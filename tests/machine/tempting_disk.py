@@ -30,7 +30,7 @@ _PARTITIONS = (_ROOT, _LVM, *_RAID, _SWAP)
 COPIED_WHOLE = (*_RAID, _SWAP)
 # systemd takes 8304 for the root and 8200 for swap of a machine on which it finds itself.
 _GPT_TYPES = {"root": "8304", "lvm": "8e00", "raid0": "fd00", "raid1": "fd00", "swap": "8200"}
-_LVM_CONFIG = """\
+LVM_CONFIG = """\
 devices { use_devicesfile=0 filter=["a|^%s$|", "r|.*|"] hints="none"
   obtain_device_list_from_udev=0 external_device_info_source="none" }
 activation { udev_sync=0 udev_rules=0 monitoring=0 }
@@ -95,7 +95,7 @@ def _make_volume(path: pathlib.Path) -> disks.Partition:
         disks.LoopDevice(path, _LVM.offset, _LVM.size) as loop,
         tempfile.TemporaryDirectory(prefix="lab-lvm-") as locks,
     ):
-        config = ("--config", _LVM_CONFIG % (loop.path, locks))
+        config = ("--config", LVM_CONFIG % (loop.path, locks))
         disks.run("pvcreate", "-q", *config, "--dataalignment", "1m", loop.path)
         disks.run("vgcreate", "-q", *config, "vg", loop.path)
         disks.run(

@@ -104,7 +104,7 @@ def test_a_node_s_disk_comes_through_ironic_into_glance_and_the_node_is_active_a
 ) -> None:  # fmt: skip
     before = tempting_disk.digest(disk.path)
     node = machines.Machine(ironic, storage, disk, "emulated")
-    node.node.cloud.baremetal.create_port(node_id=node.node.uuid, address=machine._MAC)
+    node.node.cloud.baremetal.create_port(node_id=node.node.uuid, address=machine.MAC)
 
     command = node.snapshot("--create", "emulated", "-f", "json")
     request.addfinalizer(command.kill)

@@ -66,7 +66,7 @@ def test_a_snapshot_deployed_to_a_machine_with_a_larger_disk_boots_and_is_the_sa
 def debian() -> pathlib.Path:
     """Debian as an archive; building it takes the network, which is not here."""
     found = debian_root.cached()
-    assert found is not None, "there is no Debian for the disks: run python -m tests.machine.debian_root"
+    assert found is not None, "there is no Debian for the disks: run make test-machine"
     return found
 
 
@@ -92,7 +92,10 @@ def deploy(
     """Write the snapshot to another machine's disk, and switch that off."""
     with (
         Apache(images, None, tls=False) as server,
-        Machine(ramdisk, [target], secrets.token_urlsafe(32), uefi=uefi) as machine,
+        # The agent has the whole image in its memory, before it writes it.
+        Machine(
+            ramdisk, [target], secrets.token_urlsafe(32), uefi=uefi, memory_mib=4096
+        ) as machine,
     ):
         url = f"http://{STORAGE}:{server.port}/snapshots/image"
         deployment.deploy(machine, url, snapshot.sha512, uefi=uefi is not None)
