@@ -2,18 +2,16 @@
 """The command ``ironic-snapshot``: the conductor's side of a snapshot, without Ironic."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from conductor_client.access import StorageAccess
 from conductor_client.flow import CaptureOptions, take_snapshot
-from conductor_client.reap import reap
+from conductor_client.reap import parse_age, reap
 from snapshot_core import errors, terminal
 from snapshot_core.credentials import Credentials, Trust, read_secret_file
 
 PROGRAM = "ironic-snapshot"
-_UNITS_S = {"m": 60, "h": 3600, "d": 24 * 3600}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +61,7 @@ def _add_reap(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("--storage-url", required=True, metavar="URL", help="intermediate storage")
     parser.add_argument(
-        "--older-than", required=True, type=_age, metavar="AGE", dest="older_than_s",
+        "--older-than", required=True, type=parse_age, metavar="AGE", dest="older_than_s",
         help="a number with m, h or d, such as 7d, since an image was written",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
@@ -117,13 +115,6 @@ def _take(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> str:
     return terminal.image_text(result["image_ref"], result)
-
-
-def _age(text: str) -> int:
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    if not found:
-        raise argparse.ArgumentTypeError("%r is no age: expected 30m, 12h or 7d" % text)
-    return int(found[1]) * _UNITS_S[found[2]]
 
 
 def _reap(arguments: argparse.Namespace) -> dict[str, Any]:

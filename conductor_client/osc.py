@@ -16,6 +16,7 @@ from conductor_client import delivery, errors, plugin, sdk
 from conductor_client.access import AUTH_VARIABLE, CACERT_VARIABLE, URL_VARIABLE
 from conductor_client.images import queued_image
 from conductor_client.node import Node
+from conductor_client.reap import parse_age
 from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
@@ -84,6 +85,10 @@ def _add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--discard-on-failure", action="store_true",
         help="Do not keep the captured image in the storage when its upload fails",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-for", type=parse_age, default=sdk.KEEP_S, metavar="<age>", dest="keep_s",
+        help="After which time 'ironic-snapshot reap' removes what was kept: 12h, 7d (the default)",
     )  # fmt: skip
     parser.add_argument(
         "--resume", metavar="<image-name>",
@@ -187,6 +192,7 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
             ),
             image_name=name,
             keep_for_retry=not arguments.discard_on_failure,
+            keep_s=arguments.keep_s,
             wait=arguments.wait or not has_plugin,
             work_dir=arguments.work_dir,
             on_progress=tell,

@@ -73,9 +73,26 @@ class ServiceCapture(Capture):
         return self._captured is not None
 
 
-def step(image_name: str, options: CaptureOptions) -> dict[str, Any]:
-    """Return the ramdisk's service step, which stores an image under ``image_name``."""
-    arguments = {"image_name": image_name, **options_to_wire(options)}
+def step(
+    image_name: str,
+    options: CaptureOptions,
+    image_ref: str | None = None,
+    keep_s: int | None = None,
+) -> dict[str, Any]:
+    """Return the ramdisk's service step, which stores an image under ``image_name``.
+
+    :param image_ref: where the image is to go, for its manifest.
+    :param keep_s: how long it may wait in the storage, in seconds, for its manifest.
+    :raises: InvalidRequest
+    """
+    if keep_s is not None and keep_s <= 0:
+        raise errors.InvalidRequest("an image can be kept for a number of seconds above 0")
+    purpose = {"image_ref": image_ref, "keep_s": keep_s}
+    arguments = {
+        "image_name": image_name,
+        **{key: value for key, value in purpose.items() if value is not None},
+        **options_to_wire(options),
+    }
     return {"interface": "deploy", "step": STEP, "args": arguments}
 
 

@@ -2,13 +2,15 @@
 """Remove what nobody fetched from the intermediate storage, once it is old enough.
 
 That is an image that waits for its upload to be resumed, or what an abort left of one when it cut
-the machine's power.
+the machine's power. A manifest can tell when its image is old enough; else the caller says it.
 """
 
+import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from oslo_log import log
 
@@ -22,6 +24,9 @@ from snapshot_core.storage.base import Storage
 LOG = log.getLogger(__name__)
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The names that the step and the other side give by themselves: nobody else's are such.
+_GENERATED = re.compile(r"([0-9a-f]{32}|%s-snapshot)\.(qcow2|raw)" % _UUID.pattern)
+_UNITS_S = {"m": 60, "h": 3600, "d": 24 * 3600}
 _SUFFIXES = (MANIFEST_SUFFIX, PART_SUFFIX, STOP_SUFFIX)
 
 
@@ -34,11 +39,20 @@ class Leftover:
     age_s: float
 
 
+def parse_age(text: str) -> int:
+    """Return the seconds that an argument such as ``30m``, ``12h`` or ``7d`` means."""
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
+    if not found:
+        raise argparse.ArgumentTypeError("%r is no age: expected 30m, 12h or 7d" % text)
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
 def reap(access: StorageAccess, older_than_s: float, *, dry_run: bool = False) -> list[str]:
-    """Remove images older than that, and return the names of what was removed.
+    """Remove images older than that or than their manifests say, and return their names.
 
     Looked at are the storage itself and the collections of nodes in it. An image is known by the
-    object beside it; anything else stays. A snapshot that runs renews that every few seconds.
+    object beside it, or by a name that is one of ours; anything else stays. A snapshot that runs
+    renews that object every few seconds.
 
     :param dry_run: remove nothing.
     :raises: StorageUnavailable, WriteFailed
@@ -49,9 +63,8 @@ def reap(access: StorageAccess, older_than_s: float, *, dry_run: bool = False) -
         nodes = [one.name for one in top if one.is_collection and _UUID.fullmatch(one.name)]
         for collection in ("", *nodes):
             content = top if not collection else members(access, storage, collection)
-            old = [one for one in _images(collection, content) if one.age_s > older_than_s]
-            for leftover in old:
-                if not _is_ours(storage, leftover):
+            for leftover in _images(collection, content):
+                if not _is_due(storage, leftover, older_than_s):
                     continue
                 removed.append(leftover.name)
                 for name in () if dry_run else leftover.objects:
@@ -69,7 +82,7 @@ def _images(collection: str, content: list[Member]) -> Iterator[Leftover]:
         for name in objects
         for suffix in _SUFFIXES
         if name.endswith(suffix)
-    } | {name for name in objects if is_probe(name)}
+    } | {name for name in objects if is_probe(name) or _GENERATED.fullmatch(name)}
     prefix = collection + "/" if collection else ""
     for stem in sorted(stems):
         # What says that the rest is ours goes last, so that a reaping that broke off is repeated.
@@ -82,13 +95,21 @@ def _images(collection: str, content: list[Member]) -> Iterator[Leftover]:
         )
 
 
-def _is_ours(storage: Storage, leftover: Leftover) -> bool:
-    """Tell whether it is a probe, or the object beside the image is a manifest or progress."""
-    if is_probe(PurePosixPath(leftover.name).name):
+def _is_due(storage: Storage, leftover: Leftover, older_than_s: float) -> bool:
+    """Tell whether it is ours, and old enough."""
+    is_old = leftover.age_s > older_than_s
+    name = PurePosixPath(leftover.name).name
+    if is_old and (is_probe(name) or _GENERATED.fullmatch(name)):
         return True
     try:
         found = read_manifest(storage, leftover.name)
     except errors.StorageUnavailable as exc:
         LOG.warning("%(name)s stays: %(reason)s", {"name": leftover.name, "reason": exc})
         return False
-    return "progress" in found or ("checksum" in found and "image_name" in found)
+    is_ours = "progress" in found or ("checksum" in found and "image_name" in found)
+    return is_ours and (is_old or _has_expired(found, leftover.age_s))
+
+
+def _has_expired(manifest: Mapping[str, Any], age_s: float) -> bool:
+    keep_s = manifest.get("keep_s")
+    return type(keep_s) is int and age_s > keep_s

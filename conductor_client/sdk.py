@@ -36,6 +36,8 @@ __all__ = [
     "upload_captured",
 ]
 
+KEEP_S = 7 * 24 * 3600
+
 
 @dataclass(frozen=True)
 class NodeSnapshot:
@@ -75,6 +77,7 @@ def snapshot_node(
     handling: Handling | None = None,
     image_name: str | None = None,
     keep_for_retry: bool = True,
+    keep_s: int | None = KEEP_S,
     wait: bool = True,
     work_dir: str | None = None,
     on_progress: OnProgress | None = None,
@@ -94,6 +97,8 @@ def snapshot_node(
     :param image_name: the intermediate image's name; by default an unguessable one.
     :param keep_for_retry: an image that was captured and could not be uploaded stays in the
         storage, for :func:`upload_captured`.
+    :param keep_s: after so many seconds ``ironic-snapshot reap`` may remove it; None: whenever that
+        is asked to.
     :param wait: where the conductor has the plug-in, whether to wait for it. Without the plug-in
         this side uploads, and so always waits.
     :param work_dir: where a raw image is converted; by default the system's temporary directory.
@@ -109,7 +114,7 @@ def snapshot_node(
         state = states.ACTIVE if wait else states.SNAPSHOTTING
         return NodeSnapshot(record.uuid, image, state, service.consistency, None, tuple(warnings))
     name = check_image_name(image_name or delivery.new_image_name(options.image_format))
-    service = Service(ironic_node, step(name, options), handling, on_progress)
+    service = Service(ironic_node, step(name, options, image, keep_s), handling, on_progress)
     with _collection(storage, record.uuid) as opened:
         order = Order(
             opened, "%s/%s" % (record.uuid, name), image, target, options.image_format,

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Take a snapshot: from an open disk, through a writer, to a confirmed image in the storage."""
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
+from uuid import UUID
 
 from oslo_log import log
 
@@ -19,7 +21,7 @@ from ipa_snapshot.progress_object import ProgressObject
 from ipa_snapshot.request import SnapshotRequest
 from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Trust
-from snapshot_core.location import manifest_name, part_name, stop_name
+from snapshot_core.location import Location, manifest_name, part_name, stop_name
 from snapshot_core.progress import Meter, OnProgress, Progress
 from snapshot_core.storage import open_storage
 from snapshot_core.storage.base import Storage
@@ -28,6 +30,47 @@ LOG = log.getLogger(__name__)
 
 _STOP_INTERVAL_S = 5
 _MOST_LOST = 100  # of the extents that were lost, so many are named in a result
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What an image in the storage is there for: its manifest tells whoever finds it.
+
+    :ivar node: the UUID of the node whose disk it is.
+    :ivar image_ref: where it is to go.
+    :ivar keep_s: after so many seconds in the storage it may be removed. Not a date: the clock of a
+        machine in a ramdisk may be wrong.
+    """
+
+    node: str
+    image_ref: str | None = None
+    keep_s: int | None = None
+
+    @classmethod
+    def parse(cls, node: str, image_ref: object, keep_s: object) -> "Purpose":
+        """Check the arguments of the service step; each may be None.
+
+        :raises: InvalidRequest
+        """
+        if image_ref is not None and not _is_image_ref(image_ref):
+            raise errors.InvalidRequest(
+                "image_ref must be an image's UUID or file:///path, and holds no credentials"
+            )
+        if keep_s is not None and (type(keep_s) is not int or keep_s <= 0):
+            raise errors.InvalidRequest("keep_s must be a whole number of seconds above 0")
+        return cls(node, image_ref, keep_s)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+def _is_image_ref(image_ref: object) -> TypeGuard[str]:
+    with contextlib.suppress(ValueError):
+        return isinstance(image_ref, str) and bool(UUID(image_ref))
+    with contextlib.suppress(errors.InvalidRequest):
+        return Location.parse(image_ref).scheme == "file"
+    return False
 
 
 @dataclass(frozen=True)
@@ -41,12 +84,14 @@ class SnapshotResult:
     partitions: tuple[Partition, ...]
     elapsed_s: float
     lost: Extents
+    purpose: Purpose | None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the result of the agent's command, which is the manifest beside the image."""
         used_map = self.written.used_map
         return {
             "image_name": self.image_name,
+            **(self.purpose.to_wire() if self.purpose else {}),
             "disk_format": self.written.disk_format,
             "virtual_size": self.device.size,
             "size": self.written.size,
@@ -78,6 +123,7 @@ def take_snapshot(
     device: BlockDevice,
     trust: Trust | None = None,
     on_progress: OnProgress | None = None,
+    purpose: Purpose | None = None,
 ) -> SnapshotResult:
     """Store an image of ``device`` as the ``request`` says.
 
@@ -120,7 +166,7 @@ def take_snapshot(
             raise
         result = SnapshotResult(
             request.image_name, device, name, written, tuple(partitions), time.monotonic() - began,
-            lost.extents() if lost else Extents(),
+            lost.extents() if lost else Extents(), purpose,
         )  # fmt: skip
         shown.end()
         _write_manifest(storage, result)

@@ -33,6 +33,10 @@ ARGUMENTS = {
     "is zeros in the image, and is told.",
     "expected_serial": "Refuse any disk but the one with this serial number.",
     "expected_wwn": "Refuse any disk but the one with this WWN.",
+    "image_ref": "Where the image is to go: an image's UUID or file:///path. Only told in the "
+    "manifest, for whoever finds the image.",
+    "keep_s": "After so many seconds in the storage the image may be removed; only told in the "
+    "manifest.",
     "url": "Another storage than the configured one; only below what the ramdisk's configuration "
     "allows.",
 }
@@ -110,6 +114,9 @@ def _take(
         raise errors.InvalidRequest("unknown arguments: %s" % ", ".join(sorted(unknown)))
     target = settings.target(arguments.pop("url", None))
     collection = _canonical_uuid(node.get("uuid"))
+    purpose = capture.Purpose.parse(
+        collection, arguments.pop("image_ref", None), arguments.pop("keep_s", None)
+    )
     request = SnapshotRequest.parse(
         "%s/%s" % (target.url, collection),
         arguments.pop("image_name", _unguessable_name(arguments.get("image_format"))),
@@ -119,7 +126,7 @@ def _take(
     device = find_root_device(request.expectation)
     with open_storage(Location.parse(target.url), target.credentials, target.trust) as storage:
         storage.make_collection(collection)
-    return capture.take_snapshot(request, device, target.trust).to_wire()
+    return capture.take_snapshot(request, device, target.trust, purpose=purpose).to_wire()
 
 
 def _canonical_uuid(value: object) -> str:

@@ -37,7 +37,7 @@ def reap(dav: Dav, auth_file: pathlib.Path, *more: str) -> list[str]:
     return removed
 
 
-def test_old_images_go_and_so_does_the_collection_when_it_is_empty(
+def test_old_and_expired_images_go_and_so_does_the_collection_when_it_is_empty(
     dav: Dav, auth_file: pathlib.Path
 ) -> None:
     manifest = json.dumps({"image_name": "x", "checksum": {}})
@@ -45,10 +45,15 @@ def test_old_images_go_and_so_does_the_collection_when_it_is_empty(
     put(dav, "old image.json", manifest, days=10)
     put(dav, "half.part", "half", days=8)
     put(dav, "half.json", '{"progress": {"phase": "stream"}}', days=8)
+    put(dav, "expired", "image", days=2)
+    put(
+        dav, "expired.json", json.dumps({"image_name": "x", "checksum": {}, "keep_s": 3600}), days=2
+    )
+    put(dav, "0" * 32 + ".qcow2.part", "its power was cut at once", days=8)
     put(dav, "young.json", manifest, days=2)
-    both = [NODE + "/half", NODE + "/old image"]
-    assert reap(dav, auth_file, "--older-than", "7d", "--dry-run") == both
-    assert reap(dav, auth_file, "--older-than", "7d") == both
+    due = [NODE + "/" + name for name in ("0" * 32 + ".qcow2", "expired", "half", "old image")]
+    assert reap(dav, auth_file, "--older-than", "7d", "--dry-run") == due
+    assert reap(dav, auth_file, "--older-than", "7d") == due
     assert [path.name for path in (dav.directory / NODE).iterdir()] == ["young.json"]
     assert reap(dav, auth_file, "--older-than", "36h") == [NODE + "/young"]
     assert dav.names() == []

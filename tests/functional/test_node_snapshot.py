@@ -2,6 +2,7 @@
 """``openstack baremetal node snapshot``: a node through a real Ironic, its image into Glance."""
 
 import hashlib
+import json
 import pathlib
 import re
 import signal
@@ -171,6 +172,10 @@ def test_an_upload_that_failed_is_resumed_without_a_new_capture(
     assert machine.hardware() == [*THERE, *AND_BACK]
     kept = "%s/%s" % (machine.node.uuid, name)
     assert storage.names() == [machine.node.uuid, kept, kept + ".json"]
+    manifest = json.loads((storage.document_root / (kept + ".json")).read_text())
+    assert (manifest["node"], manifest["image_ref"], manifest["keep_s"]) == (
+        machine.node.uuid, ref, 7 * 24 * 3600,
+    )  # fmt: skip
     assert glance.connection().image.get_image(ref).status == "queued"
 
     result = json_of(machine.snapshot("--image", ref, "--resume", name, "-f", "json"))

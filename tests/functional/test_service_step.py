@@ -163,6 +163,7 @@ def test_the_image_arrives_below_the_node_s_uuid_by_a_step_without_arguments(
 ) -> None:
     with ramdisk(small_disk, tmp_path, store) as steps:
         result = steps.run()
+    assert result["node"] == NODE
     name = result["image_name"]
     assert re.fullmatch("[0-9a-f]{32}[.]qcow2", name)
     assert store.names() == [name, name + ".json"]
@@ -178,7 +179,7 @@ def test_the_agent_lists_the_step_with_its_arguments(
         (listed,) = steps.list()["SnapshotHardwareManager"]
     assert listed.pop("argsinfo").keys() == {
         "image_name", "writer", "image_format", "compression", "bad_sectors", "expected_serial",
-        "expected_wwn", "url",
+        "expected_wwn", "image_ref", "keep_s", "url",
     }  # fmt: skip
     assert listed == {
         "step": "snapshot", "interface": "deploy", "priority": 0, "reboot_requested": False,

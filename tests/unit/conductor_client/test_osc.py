@@ -101,11 +101,12 @@ def test_the_options_reach_the_step(run: Run, ramdisk: Ramdisk, tmp_path: Path) 
     run(
         ramdisk.ironic, "--image", "file://%s/new" % tmp_path, "--writer", "dd",
         "--compression", "none", "--bad-sectors", "zero", "--expected-serial", "SN",
-        "--expected-wwn", "0x5", "--no-shutdown",
+        "--expected-wwn", "0x5", "--keep-for", "2h", "--no-shutdown",
     )  # fmt: skip
     (step,) = ramdisk.ironic.services
     del step["args"]["image_name"]
     assert step["args"] == {
+        "image_ref": "file://%s/new" % tmp_path, "keep_s": 7200,
         "writer": "dd", "compression": "none", "bad_sectors": "zero", "expected_serial": "SN",
         "expected_wwn": "0x5",
     }  # fmt: skip
@@ -184,6 +185,7 @@ def test_with_the_plug_in_nothing_is_asked_of_a_storage(run: Run) -> None:
     "arguments",
     [
         [], ["--image", "x", "--create", "y"], ["--image", "x", "--timeout", "0"],
+        ["--image", "x", "--keep-for", "7"],
         ["--image", "x", "--shutdown-timeout", "-1"], ["--image", "x", "--image-format", "vmdk"],
         ["--image", "x", "--no-shutdown", "--shutdown-timeout", "5"],
         ["--image", "x", "--storage-cacert", "ca.pem", "--storage-insecure"],

@@ -61,6 +61,35 @@ def test_the_rest_of_a_claim_that_a_power_cut_ended_goes(storage: Path) -> None:
     assert content(storage) == {NODE + "/ipa-snapshot-notes"}
 
 
+GENERATED = ["%032x.qcow2" % 7, "%032x.raw" % 8, NODE + "-snapshot.qcow2", NODE + "-snapshot.raw"]
+
+
+@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("suffix", ["", ".part"])
+@pytest.mark.parametrize("collection", [NODE, "."])
+def test_an_image_goes_whose_manifest_a_power_cut_prevented(
+    storage: Path, collection: str, name: str, suffix: str
+) -> None:
+    put(storage / collection / (name + suffix), "image")
+    assert run(storage, days=11) == []
+    assert run(storage) == [str(Path(collection, name))]
+    assert content(storage) == set()
+
+
+@pytest.mark.parametrize(
+    ("keep_s", "goes"),
+    [(DAY_S, True), (3 * DAY_S, False), (None, False), ("1", False), (True, False)],
+)
+def test_what_has_expired_goes_before_its_age_does(
+    storage: Path, keep_s: object, goes: bool
+) -> None:
+    manifest = json.dumps({**json.loads(MANIFEST), "keep_s": keep_s})
+    put(storage / NODE / "a", "image", days=2)
+    put(storage / NODE / "a.json", manifest, days=2)
+    assert run(storage) == ([NODE + "/a"] if goes else [])
+    assert bool(content(storage)) is not goes
+
+
 def test_what_is_young_stays_with_all_that_is_its(storage: Path) -> None:
     put(storage / NODE / "a", "image", days=10)
     put(storage / NODE / "a.json", MANIFEST, days=6)
@@ -77,6 +106,10 @@ def test_what_is_not_ours_stays(storage: Path) -> None:
     put(storage / "broken.json", "{")
     put(storage / "unknown.part", "x")
     put(storage / "plain", "x")
+    put(storage / NODE / "disk.qcow2", "x")
+    put(storage / NODE / "disk.part", "x")
+    put(storage / NODE / (GENERATED[0] + ".old"), "x")
+    put(storage / "expired.json", '{"keep_s": 1}')
     put(storage / "elsewhere" / "a.json", MANIFEST)
     before = content(storage)
     assert run(storage) == []

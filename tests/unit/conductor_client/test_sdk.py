@@ -129,7 +129,7 @@ def test_the_instance_is_shut_down_serviced_and_back_and_the_image_there(
 
 
 def test_the_step_gets_a_name_that_nobody_guesses_and_what_differs_from_its_defaults(
-    take: Take, ramdisk: Ramdisk
+    take: Take, ramdisk: Ramdisk, tmp_path: Path
 ) -> None:
     options = sdk.CaptureOptions("dd", compression="zlib", expected_serial="SN")
     take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE, options=options)
@@ -137,7 +137,10 @@ def test_the_step_gets_a_name_that_nobody_guesses_and_what_differs_from_its_defa
     assert len(step["args"].pop("image_name")) > 36
     assert step == {
         "interface": "deploy", "step": "snapshot",
-        "args": {"writer": "dd", "compression": "zlib", "expected_serial": "SN"},
+        "args": {
+            "image_ref": "file://%s/new.qcow2" % tmp_path, "keep_s": 7 * 24 * 3600,
+            "writer": "dd", "compression": "zlib", "expected_serial": "SN",
+        },
     }  # fmt: skip
 
 
@@ -208,6 +211,7 @@ def test_a_node_without_power_or_network_is_not_shut_down(take: Take, ramdisk: R
         ({"image": "file:///no/such/directory/new"}, errors.StorageUnavailable),
         ({"image": "not a UUID"}, errors.InvalidRequest),
         ({"image_name": "../x"}, errors.InvalidRequest),
+        ({"keep_s": 0}, errors.InvalidRequest),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_node_is_touched(

@@ -19,6 +19,7 @@ from snapshot_core.progress import Progress
 from tests.lab import disks
 
 MIB = 1024 * 1024
+IMAGE = "66498c26-a9b5-496c-97a8-5bc08f256155"
 
 
 @pytest.fixture
@@ -75,6 +76,35 @@ def test_the_result_tells_what_is_stored(
         (1, 8 * MIB, "ext4")
     ]
     disks.run("qemu-img", "compare", "-f", "raw", "-F", disk_format, disk, image)
+
+
+def test_the_manifest_tells_what_the_image_is_there_for(directory: Path, disk: Path) -> None:
+    purpose = capture.Purpose.parse("a-node", IMAGE, 60)
+    take_snapshot(_request(directory), describe_path(str(disk)), purpose=purpose)
+    told = json.loads((directory / "image.json").read_bytes())
+    assert (told["node"], told["image_ref"], told["keep_s"]) == ("a-node", IMAGE, 60)
+
+
+@pytest.mark.parametrize("image_ref", [IMAGE, IMAGE.upper(), "file:///srv/image", None])
+def test_what_is_not_known_of_the_purpose_is_not_told(image_ref: str | None) -> None:
+    told = capture.Purpose.parse("a-node", image_ref, None).to_wire()
+    assert told == {"node": "a-node", **({"image_ref": image_ref} if image_ref else {})}
+
+
+@pytest.mark.parametrize(
+    "image_ref",
+    ["", "image", 7, "https://user:s3cret@host/x", "https://host/x?sig=s3cret", "file:x"],
+)
+def test_a_purpose_is_a_reference_without_secrets(image_ref: object) -> None:
+    with pytest.raises(errors.InvalidRequest) as caught:
+        capture.Purpose.parse("a-node", image_ref, None)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep_s", [0, -1, 1.5, "60", True])
+def test_a_time_to_keep_is_a_number_of_seconds(keep_s: object) -> None:
+    with pytest.raises(errors.InvalidRequest, match="keep_s"):
+        capture.Purpose.parse("a-node", None, keep_s)
 
 
 def test_progress_is_told_from_the_beginning_to_the_end(directory: Path, disk: Path) -> None:

@@ -82,6 +82,8 @@ def test_every_argument_is_described_and_none_is_required() -> None:
         ({"compression": "xz"}, "unknown compression"),
         ({"url": "https://evil.example/"}, "not below a storage that this ramdisk allows"),
         ({"url": "file:///tmp"}, "directory of the ramdisk"),
+        ({"image_ref": "https://user:s3cret@host/x"}, "image_ref must be"),
+        ({"keep_s": "7d"}, "keep_s must be"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_the_storage_is_asked(
