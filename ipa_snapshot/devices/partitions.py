@@ -28,6 +28,12 @@ _MOST = 128
 _NUMBER = re.compile(r"\d+$")
 # MBR types whose area holds further tables and logical partitions, not data of its own
 _EXTENDED = frozenset({"5", "f", "85", "c5"})
+# Windows' dynamic disks and storage pools: what begins like a file system may go on elsewhere.
+_LDM = frozenset({"42", "AF9B60A0-1431-4F62-BC68-3311714A69AD",
+                  "5808C8AA-7E8F-42E0-85D2-E1E90434CFB3"})  # fmt: skip
+_STORAGE_SPACES = "E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D"
+_NO_TABLE = "does not contain a recognized partition table"
+_NOTHING_FOUND = "exit status 2"  # blkid's, without a message
 _GPT_SIGNATURE = b"EFI PART"
 
 
@@ -37,11 +43,15 @@ class TableNotBelieved(Exception):
 
 @dataclass(frozen=True)
 class Slot:
-    """A row of the partition table; ``start`` and ``size`` in bytes."""
+    """A row of the partition table; ``start`` and ``size`` in bytes.
+
+    ``type`` is as sfdisk names it: an MBR's in hexadecimal, a GPT's a GUID.
+    """
 
     number: int
     start: int
     size: int
+    type: str = ""
 
     @property
     def end(self) -> int:
@@ -124,7 +134,7 @@ def list_partitions(source: Source) -> list[Partition]:
             slot.number,
             slot.start,
             slot.size,
-            identify(source.path, slot.start, slot.size),
+            identify_slot(source.path, slot),
             slot.size,
             _NOT_EXAMINED,
         )
@@ -142,31 +152,62 @@ def read_table(source: Source) -> list[Slot] | None:
     try:
         with _with_sectors(source) as path:
             answer = process.run("sfdisk", "--json", path)
-    except (process.ProgramFailed, OSError) as exc:
-        LOG.info("No partition table on %(path)s: %(reason)s", {"path": source.path, "reason": exc})
-        return None
+    except process.ProgramFailed as exc:
+        if exc.program == "sfdisk" and exc.reason.endswith(_NO_TABLE):
+            return None
+        raise TableNotBelieved("it cannot be read: %s" % exc) from exc
+    except OSError as exc:
+        raise TableNotBelieved("it cannot be read: %s" % exc) from exc
     try:
         slots = _parse(answer, source.logical_sector_size)
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
-        LOG.info("sfdisk is not understood on %(path)s: %(reason)s",
-                 {"path": source.path, "reason": exc})  # fmt: skip
-        return None
+        raise TableNotBelieved("what sfdisk says of it is not understood: %r" % exc) from exc
     _check(slots, source.size)
-    return slots
+    return slots[:_MOST]
 
 
 def identify(path: str, start: int, size: int) -> str | None:
     """Return blkid's name for what lies in a range of bytes, None if it knows none.
 
-    None is also the answer where it sees several: then nothing is certain.
+    None is also the answer where it sees several, or fails: then nothing is certain.
     """
+    try:
+        return _probe(path, start, size)
+    except process.ProgramFailed:
+        return None
+
+
+def identify_slot(path: str, slot: Slot) -> str | None:
+    """Return what is on a partition: by its type where that says more than blkid, else by blkid."""
+    if slot.type.upper() in _LDM:
+        return "ldm"
+    if slot.type.upper() == _STORAGE_SPACES:
+        return "storage_spaces"
+    return identify(path, slot.start, slot.size)
+
+
+def identify_whole(source: Source) -> str | None:
+    """Return blkid's name for a file system on the whole disk, None if there is none.
+
+    :raises: TableNotBelieved where it sees several, or fails. Where there is a table, it may be
+        one that sfdisk brought back from its backup, which all of these overwrote.
+    """
+    try:
+        return _probe(source.path, 0, source.size)
+    except process.ProgramFailed as exc:
+        raise TableNotBelieved("what is on the whole disk is not known: %s" % exc) from exc
+
+
+def _probe(path: str, start: int, size: int) -> str | None:
     try:
         out = process.run(
             "blkid", "--probe", "--offset", str(start), "--size", str(size),
             "--match-tag", "TYPE", "--output", "value", path,
         )  # fmt: skip
-    except process.ProgramFailed:
-        return None  # exit status 2: nothing recognised; 8: ambivalent
+    except process.ProgramFailed as exc:
+        if exc.reason == _NOTHING_FOUND:
+            return None
+        raise
     return process.printable(out.strip()) or None
 
 
@@ -203,10 +244,11 @@ def _parse(answer: str, sector_size: int) -> list[Slot]:
             int(_NUMBER.findall(row["node"])[-1]),
             int(row["start"]) * sector,
             int(row["size"]) * sector,
+            str(row["type"]),
         )
         for row in table.get("partitions", [])
         if not (table.get("label") == "dos" and str(row["type"]).lower() in _EXTENDED)
-    ][:_MOST]
+    ]
 
 
 def _check(slots: list[Slot], disk_size: int) -> None:

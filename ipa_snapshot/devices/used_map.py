@@ -50,10 +50,10 @@ def map_disk(source: Source) -> UsedMap:
     """Return what of the disk is to be copied; whatever is wrong with the disk, there is a map."""
     try:
         slots = partitions.read_table(source)
+        on_whole = partitions.identify_whole(source)
     except partitions.TableNotBelieved as exc:
         return _everything(source, "the partition table is not believed: %s" % exc)
     whole = Slot(0, 0, source.size)
-    on_whole = partitions.identify(source.path, 0, source.size)
     if not slots and on_whole in _LIKE_A_TABLE:
         slots = None
     if slots is not None and on_whole is not None:
@@ -66,9 +66,7 @@ def map_disk(source: Source) -> UsedMap:
 
 def _map_slots(source: Source, slots: list[Slot]) -> list[Mapped]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        names = list(
-            pool.map(lambda slot: partitions.identify(source.path, slot.start, slot.size), slots)
-        )
+        names = list(pool.map(lambda slot: partitions.identify_slot(source.path, slot), slots))
         kinds = list(zip(slots, names, strict=True))
         layout = read_layout(source, (slot for slot, fs in kinds if fs == MEMBER))
         volumes = pool.map(lambda volume: map_volume(source.path, volume), layout.volumes)

@@ -41,6 +41,8 @@ NOT_EXAMINED: Mapping[str, str] = MappingProxyType(
         "BitLocker": "BitLocker: encrypted",
         "bcache": "bcache: its cache may hold what is not here",
         "zfs_member": "ZFS: not examined",
+        "ldm": "a dynamic disk of Windows: its volumes may go on elsewhere",
+        "storage_spaces": "a storage pool of Windows",
         "swsuspend": "a hibernated system",
     }
 )
