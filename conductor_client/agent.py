@@ -19,7 +19,7 @@ import urllib3
 from oslo_log import log
 
 from conductor_client import errors
-from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.credentials import Credentials, Trust, is_untrusted
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
 
@@ -224,16 +224,16 @@ class Agent:
             ) as answer:  # fmt: skip
                 body = answer.raw.read(_MOST_BYTES + 1, decode_content=True)
                 return answer.status_code, body, None
-        except requests.exceptions.SSLError:
-            failure = errors.AgentUnavailable(
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
+            return 0, b"", self._no_answer(exc)
+
+    def _no_answer(self, exc: BaseException) -> errors.AgentUnavailable:
+        if is_untrusted(exc):
+            return errors.AgentUnavailable(
                 "the certificate of the agent at %s is not trusted: pass its authority as the "
                 "agent's CA file" % self.url
             )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-            failure = NoAnswer(
-                "the agent at %s does not answer (%s)" % (self.url, type(exc).__name__)
-            )
-        return 0, b"", failure
+        return NoAnswer("the agent at %s does not answer (%s)" % (self.url, type(exc).__name__))
 
     def _parse_body(self, body: bytes) -> Mapping[str, Any]:
         if len(body) > _MOST_BYTES:

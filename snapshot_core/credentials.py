@@ -5,6 +5,8 @@ Secrets arrive in a file or in a command's ``auth``, are held by values that do 
 themselves, and leave in an ``Authorization`` header only.
 """
 
+import os
+import ssl
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,6 +102,19 @@ class Trust:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 
+def is_untrusted(exc: BaseException) -> bool:
+    """Tell whether a request failed because the server's certificate is not trusted.
+
+    requests has the same SSLError for a TLS connection that was cut.
+    """
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def read_secret_file(path: str) -> str:
     """Return the text of a file that nobody but its owner may read.
 
@@ -107,7 +122,7 @@ def read_secret_file(path: str) -> str:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            if stat.S_IMODE(Path(path).stat().st_mode) & 0o077:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise errors.InvalidRequest(
                     "%s can be read by others than its owner: chmod 600 %s" % (path, path)
                 )

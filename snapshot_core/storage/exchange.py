@@ -2,7 +2,6 @@
 """One request to the storage's server: its answer, or one clear error."""
 
 import contextlib
-import ssl
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import urllib3
 from oslo_log import log
 
 from snapshot_core import errors
-from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.credentials import Credentials, Trust, is_untrusted
 from snapshot_core.storage.patience import Away
 
 LOG = log.getLogger(__name__)
@@ -46,7 +45,7 @@ def exchange(
             method, url, timeout=timeout_s, allow_redirects=False, stream=True, **options
         )
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-        if _is_untrusted(exc):
+        if is_untrusted(exc):
             raise errors.StorageUnavailable(
                 "%s: the server's certificate is not trusted (%s): pass its authority as the CA "
                 "file" % (url, exc)
@@ -75,13 +74,3 @@ class Body:
 
     def __len__(self) -> int:
         return self._length
-
-
-def _is_untrusted(exc: BaseException) -> bool:
-    # requests has an SSLError for a TLS connection that was cut, too
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False

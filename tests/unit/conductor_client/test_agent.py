@@ -17,6 +17,7 @@ from conductor_client.agent import Agent, Captured, Status
 from snapshot_core.credentials import Trust
 from snapshot_core.progress import Progress
 from tests.lab import certificates
+from tests.lab.cutting_proxy import CuttingProxy
 from tests.unit.conductor_client.fake_agent import (
     ID,
     TOKEN,
@@ -439,6 +440,16 @@ def test_an_unknown_authority_is_told_at_once_whatever_the_environment_says(
     ):
         _ask(agent, patience_s=60)
     _assert_no_token(tls_url)
+
+
+def test_a_tls_handshake_that_is_cut_is_an_agent_that_is_silent_for_a_moment(
+    tls_url: str, issued: certificates.Certificates
+) -> None:
+    with CuttingProxy(int(tls_url.rpartition(":")[2]), 1, 1) as proxy:
+        url = "https://127.0.0.1:%d" % proxy.port
+        with Agent(url, TOKEN, Trust(str(issued.cacert))) as agent:
+            assert _ask(agent, patience_s=60).progress == Progress("stream", 10, 5, 3)
+        assert proxy.connections == 3
 
 
 def test_proxies_and_netrc_of_the_environment_are_not_used(
