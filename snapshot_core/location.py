@@ -109,6 +109,19 @@ def check_image_name(name: object) -> str:
     return name
 
 
+def check_object_name(name: str) -> str:
+    """Return ``name`` if it leads to nothing outside of the storage: it may have collections.
+
+    Clients and servers resolve ``.`` and ``..`` before they look anything up.
+
+    :raises: InvalidRequest
+    """
+    segments = name.removesuffix("/").split("/")
+    if name and any(segment in ("", ".", "..") for segment in segments):
+        raise errors.InvalidRequest("%r is not the name of an object in the storage" % name)
+    return name
+
+
 def part_name(name: str) -> str:
     """Return the name under which the image ``name`` is written until it is confirmed."""
     return name + PART_SUFFIX

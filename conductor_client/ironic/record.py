@@ -5,18 +5,24 @@ It lies in the node's ``driver_internal_info`` and holds no secret: Ironic's API
 """
 
 import enum
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from conductor_client import errors
 from conductor_client.agent import Captured
 from conductor_client.delivery import CaptureOptions
+from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
+from snapshot_core.location import check_image_name
 
 KEY = "ipa_snapshot"
 # A machine whose power was to be cut is given this long to see that it is to stop, in seconds; its
 # agent looks every five.
 STOP_PATIENCE_S = 20
+_GENERATION = re.compile(r"[0-9a-f]{32}")
+_CHOICES = (("image_format", FORMATS), ("compression", COMPRESSIONS), ("bad_sectors", BAD_SECTORS))
 
 
 class Phase(enum.StrEnum):
@@ -49,6 +55,10 @@ class Record:
     command_id: str | None = None
     captured: Captured | None = None
 
+    def __post_init__(self) -> None:
+        if not _GENERATION.fullmatch(self.generation):
+            raise errors.InvalidRequest("%r is no snapshot's generation" % self.generation)
+
     @classmethod
     def new(cls, image_ref: str, options: CaptureOptions, now: int) -> "Record":
         """Return the record of a snapshot that nobody has begun to take."""
@@ -57,7 +67,25 @@ class Record:
     @property
     def image_name(self) -> str:
         """The name of the image in the storage, in the node's collection."""
-        return "%s.%s" % (self.generation, self.options.image_format)
+        # What was asked for is anything until it is checked; this is used before, too.
+        suffix = "raw" if self.options.image_format == "raw" else "qcow2"
+        return "%s.%s" % (self.generation, suffix)
+
+    def check_options(self) -> None:
+        """Make sure that the options, which are a step's arguments, are some that there are.
+
+        :raises: InvalidRequest
+        """
+        for name, choices in _CHOICES:
+            if (given := getattr(self.options, name)) not in choices:
+                raise errors.InvalidRequest(
+                    "the argument %s is %r, expected one of %s" % (name, given, ", ".join(choices))
+                )
+        for name in ("writer", "expected_serial", "expected_wwn"):
+            if not isinstance(given := getattr(self.options, name), str | None):
+                raise errors.InvalidRequest(
+                    "the argument %s is %r, expected a text" % (name, given)
+                )
 
     def turned(self, phase: Phase, now: int, **changes: Any) -> "Record":
         """Return the record in another phase."""
@@ -82,6 +110,9 @@ class Leftover:
 
     image_name: str
     agent_until: int
+
+    def __post_init__(self) -> None:
+        check_image_name(self.image_name)
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,11 @@ class Task:
 
 
 def prepare(task: Task, _on_progress: OnProgress) -> None:
-    """Make sure that image and storage are ready, and make the node's collection.
+    """Make sure that what is asked for, image and storage are right; make the node's collection.
 
     :raises: InvalidRequest, ImageNotQueued, UploadFailed, StorageUnavailable, WriteFailed
     """
+    task.record.check_options()
     image = Image.read(task.connect(), task.record.image_ref)
     image.check_access(task.projects)
     image.check_queued()

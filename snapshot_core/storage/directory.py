@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from snapshot_core import errors
+from snapshot_core.location import check_object_name
 from snapshot_core.storage.base import Storage
 
 CHUNK = 1024 * 1024
@@ -21,8 +22,11 @@ class DirectoryStorage(Storage):
         self._label = label
 
     def local_path(self, name: str) -> Path:
-        """See :meth:`.Storage.local_path`."""
-        return self._directory / name
+        """See :meth:`.Storage.local_path`.
+
+        :raises: InvalidRequest
+        """
+        return self._directory / check_object_name(name)
 
     def describe(self, name: str) -> str:
         """See :meth:`.Storage.describe`."""

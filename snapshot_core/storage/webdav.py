@@ -14,7 +14,7 @@ from oslo_log import log
 
 from snapshot_core import errors
 from snapshot_core.credentials import Credentials, Trust
-from snapshot_core.location import Location
+from snapshot_core.location import Location, check_object_name
 from snapshot_core.storage import parts, patience
 from snapshot_core.storage.base import Storage
 from snapshot_core.storage.exchange import Body, exchange, open_session
@@ -234,7 +234,7 @@ class WebdavStorage(Storage):
     def rename(self, name: str, new_name: str) -> None:
         """See :meth:`.Storage.rename`."""
         # A full URL, since Apache 2.4 answers 400 to a path, which the RFC allows.
-        headers = {"Destination": self.describe(new_name), "Overwrite": "F"}
+        headers = {"Destination": self.describe(check_object_name(new_name)), "Overwrite": "F"}
         with self._request("MOVE", name, headers=headers) as answer:
             if answer.status_code == 412:
                 raise _Taken(
@@ -253,7 +253,8 @@ class WebdavStorage(Storage):
     def _request(
         self, method: str, name: str, **options: Any
     ) -> contextlib.AbstractContextManager[requests.Response]:
-        return exchange(self._session, method, self.describe(name), _TIMEOUT_S, **options)
+        url = self.describe(check_object_name(name))
+        return exchange(self._session, method, url, _TIMEOUT_S, **options)
 
 
 class _Taken(errors.InvalidRequest):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import time
@@ -320,6 +321,22 @@ def test_an_image_of_another_project_is_refused_before_the_agent_hears_of_it(
     assert "InvalidRequest: the image %s belongs to the project" % image in record.last_error
     assert "another-project" in record.last_error
     nothing_is_left(node, store)
+
+
+def test_a_format_that_is_a_path_removes_nothing_of_others(
+    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk
+) -> None:
+    node, image = make_node(), make_image(cloud)
+    others = store.directory / "others" / "image.qcow2"
+    others.parent.mkdir()
+    others.touch()
+    start(node, image, image_format="x/../../others")
+    with ramdisk(node, small_disk):
+        record = service_failed(node)
+    assert "InvalidRequest: the argument image_format is 'x/../../others'" in record.last_error
+    nothing_is_left(node, store)
+    assert others.exists()
+    shutil.rmtree(others.parent)
 
 
 def delete(node: Node) -> None:

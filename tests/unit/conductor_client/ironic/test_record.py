@@ -2,9 +2,11 @@
 """What a node remembers of a snapshot comes back as it was, and says what may be left of it."""
 
 import json
+from typing import Any
 
 import pytest
 
+from conductor_client import errors
 from conductor_client.agent import Captured
 from conductor_client.delivery import CaptureOptions
 from conductor_client.ironic.record import STOP_PATIENCE_S, Book, Leftover, Phase, Record
@@ -51,6 +53,39 @@ def test_each_snapshot_has_a_name_of_its_own_that_tells_its_format() -> None:
     assert NEW.image_name == NEW.generation + ".qcow2"
     assert raw.image_name == raw.generation + ".raw"
     assert raw.generation != NEW.generation
+
+
+@pytest.mark.parametrize("asked", ["x/../..", "../../other", "", "vmdk", ["raw"], None])
+def test_what_is_asked_for_as_the_format_gets_into_no_name(asked: Any) -> None:
+    record = Record.new(IMAGE, CaptureOptions(image_format=asked), NOW)
+    assert record.image_name == record.generation + ".qcow2"
+    assert record.retired(NOW).image_name == record.image_name
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("image_format", "x/../.."), ("image_format", None), ("compression", "lzma"),
+        ("bad_sectors", ["zero"]), ("writer", {"a": 1}), ("expected_serial", 5),
+        ("expected_wwn", ["x"]),
+    ],
+)  # fmt: skip
+def test_options_that_there_are_not_are_refused(option: str, value: Any) -> None:
+    record = Record.new(IMAGE, CaptureOptions(**{option: value}), NOW)
+    with pytest.raises(errors.InvalidRequest, match="the argument %s is" % option):
+        record.check_options()
+
+
+def test_options_that_there_are_are_taken() -> None:
+    options = CaptureOptions("dd", "raw", "zstd", "S", "W", bad_sectors="zero")
+    Record.new(IMAGE, options, NOW).check_options()
+    Record.new(IMAGE, CaptureOptions(), NOW).check_options()
+
+
+@pytest.mark.parametrize("name", ["../other", "a/b", "..", ""])
+def test_a_leftover_is_a_plain_file(name: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match="image name"):
+        Leftover(name, 0)
 
 
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.CAPTURING])

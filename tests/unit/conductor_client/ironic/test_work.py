@@ -108,6 +108,16 @@ def test_a_wrong_image_is_refused_before_the_storage_is_touched(
     assert names(storage) == []
 
 
+def test_an_unknown_option_is_refused_before_glance_and_storage_hear_of_it(
+    make: Callable[..., work.Task], storage: Path
+) -> None:
+    task = make(Glance("active"))
+    options = CaptureOptions(image_format="x/../..")
+    with pytest.raises(errors.InvalidRequest, match="the argument image_format is"):
+        work.prepare(replace(task, record=replace(task.record, options=options)), ignore)
+    assert names(storage) == []
+
+
 def test_a_storage_that_is_not_there_is_told(make: Callable[..., work.Task], storage: Path) -> None:
     storage.rmdir()
     with pytest.raises(errors.StorageUnavailable):

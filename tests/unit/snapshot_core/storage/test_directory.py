@@ -48,6 +48,18 @@ def test_an_image_is_claimed_written_published_read_and_removed(
     assert _content(directory) == {}
 
 
+@pytest.mark.parametrize("name", ["..", "node/../../other", "node/./image", "/etc/passwd"])
+def test_a_name_that_leads_out_of_the_directory_is_refused(
+    storage: Storage, directory: Path, name: str
+) -> None:
+    (directory.parent / "other").touch()
+    with pytest.raises(errors.InvalidRequest, match="is not the name of an object"):
+        storage.remove(name)
+    with pytest.raises(errors.InvalidRequest, match="is not the name of an object"):
+        storage.create(name)
+    assert (directory.parent / "other").exists()
+
+
 def test_messages_name_the_url(storage: Storage, directory: Path) -> None:
     assert storage.describe("image") == "file://%s/image" % directory
 

@@ -105,6 +105,23 @@ def test_a_name_with_special_characters_is_one_object(
     assert storage.size(name) == 4
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["..", "node/..", "node/../..", "node/x/../../image", "node/./image", "node//image", "/"],
+)
+def test_a_name_that_leads_elsewhere_is_refused_before_a_request(
+    storage: Storage, server: AnsweringServer, name: str
+) -> None:
+    operations: list[Callable[[], object]] = [
+        lambda: storage.remove(name), lambda: storage.size(name), lambda: _read(storage, name),
+        lambda: storage.rename("image", name), lambda: storage.make_collection(name),
+    ]  # fmt: skip
+    for operation in operations:
+        with pytest.raises(errors.InvalidRequest, match="is not the name of an object"):
+            operation()
+    assert server.requests == []
+
+
 def test_an_upload_has_its_length_in_the_header_and_is_not_chunked(
     storage: Storage, server: AnsweringServer
 ) -> None:
