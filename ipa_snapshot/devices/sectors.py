@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a disk down to its single sectors where it fails, and note those that are lost."""
 
+import bisect
 import errno
 import os
 import threading
@@ -20,24 +21,41 @@ class TooManyLost(OSError):
 
 
 class LostSectors:
-    """The sectors that could not be read and are zeros in the image; threads may share it."""
+    """The sectors that could not be read and are zeros in the image; threads may share it.
+
+    One that was lost stays lost: an image's bytes may be read more than once, and what is told of
+    them must be true whichever read it was that went into the image.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._starts, self._lengths = array("Q"), array("Q")
+        self._starts, self._lengths = array("Q"), array("Q")  # in order
         self._total = 0
 
     def add(self, start: int, length: int) -> None:
-        """Note a range of bytes.
+        """Note a sector, by its range of bytes.
 
         :raises: TooManyLost
         """
         with self._lock:
-            self._starts.append(start)
-            self._lengths.append(length)
+            place = bisect.bisect_left(self._starts, start)
+            if self._starts[place : place + 1] == array("Q", [start]):
+                return
+            self._starts.insert(place, start)
+            self._lengths.insert(place, length)
             self._total += length
             if self._total > _MOST:
                 raise TooManyLost(errno.EIO, "more than %d MiB cannot be read" % (_MOST >> 20))
+
+    def blank(self, view: memoryview, offset: int) -> None:
+        """Make zeros of those sectors that were lost before and begin in what was read now."""
+        with self._lock:
+            first = bisect.bisect_left(self._starts, offset)
+            last = bisect.bisect_left(self._starts, offset + len(view))
+            for place in range(first, last):
+                begin = self._starts[place] - offset
+                end = min(begin + self._lengths[place], len(view))
+                view[begin:end] = bytes(end - begin)
 
     def extents(self) -> Extents:
         """Return what was lost."""
@@ -58,7 +76,7 @@ def read_into(
     :raises: OSError
     """
     try:
-        return _read_once(view, offset, descriptors)
+        count = _read_once(view, offset, descriptors)
     except OSError as exc:
         if exc.errno not in _MEDIUM_ERRORS or (len(view) <= sector and lost is None):
             raise
@@ -66,6 +84,10 @@ def read_into(
             lost.add(offset, len(view))
             view[:] = bytes(len(view))
             return len(view)
+    else:
+        if lost is not None:
+            lost.blank(view[:count], offset)
+        return count
     half = max(sector, len(view) // 2 // sector * sector)
     count = read_into(view[:half], offset, descriptors, sector, lost)
     # Without `lost` the next call, from where this one ends, tells the offset that fails.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How clusters are compressed; and which way is the quickest here."""
 
+import dataclasses
 import hashlib
 import mmap
 import threading
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import zstandard
 from oslo_log import log
 
+from ipa_snapshot import errors
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.source import Source
 
@@ -62,10 +64,7 @@ class Costs:
 
     @classmethod
     def measure(cls, source: Source, extents: Extents) -> "Costs | None":
-        """Measure with samples of the disk; None where there is nothing but zeros.
-
-        :raises: ReadFailed
-        """
+        """Measure with samples of the disk; None where they are nothing but zeros."""
         samples = [piece for piece in _samples(source, extents) if any(piece)]
         if not samples:
             return None
@@ -107,14 +106,17 @@ class Costs:
 
 def _samples(source: Source, extents: Extents) -> Iterator[bytes]:
     """Yield pieces from places that are evenly distributed over what is used."""
-    view = memoryview(mmap.mmap(-1, _SAMPLE))
+    view, strict = memoryview(mmap.mmap(-1, _SAMPLE)), dataclasses.replace(source, lost=None)
     step = max(1, extents.total // _SAMPLES)
     wanted = step // 2
     before = 0
     for start, length in extents:
         while wanted < before + length:
             offset = (start + wanted - before) // _SAMPLE * _SAMPLE
-            count = source.read_into(view[: min(_SAMPLE, source.size - offset)], offset)
-            yield bytes(view[:count])
             wanted += step
+            try:
+                count = strict.read_into(view[: min(_SAMPLE, source.size - offset)], offset)
+            except errors.ReadFailed:
+                continue  # it is told when the disk is read, if the sector is in use at all
+            yield bytes(view[:count])
         before += length

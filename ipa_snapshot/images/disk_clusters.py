@@ -2,6 +2,7 @@
 """The clusters of a disk that matter: read in large pieces, compressed on all cores, in order."""
 
 import ctypes
+import dataclasses
 import math
 import mmap
 import os
@@ -17,6 +18,7 @@ from typing import Self
 
 from oslo_log import log
 
+from ipa_snapshot import errors
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.source import Source
 from ipa_snapshot.images.compression import compressor
@@ -193,6 +195,7 @@ class _Reader:
     def __init__(self, source: Source, geometry: Geometry, extents: Extents) -> None:
         self.bytes_read = 0
         self._source = source
+        self._strict = dataclasses.replace(source, lost=None)
         self._size = geometry.cluster_size
         self._extents = extents
         self._zeros = bytes(self._size)
@@ -223,20 +226,31 @@ class _Reader:
         used = list(self._extents.clipped(begin, length))
         position = 0
         for start, size in _joined(used):
-            self._read_into(memory, begin, start, start + size)
+            try:
+                self._read_into(self._strict, memory, begin, (start, start + size), _ALIGNMENT)
+            except errors.ReadFailed:
+                # It may be a sector that is not in use, and was read only because it was near.
+                self._read_exactly(memory, begin, Extents(used).clipped(start, size))
         for start, size in used:
             _clear(memory, position, start - begin)
             position = start - begin + size
         _clear(memory, position, length)
         return memory
 
-    def _read_into(self, memory: mmap.mmap, begin: int, start: int, end: int) -> None:
-        """Read the disk from ``start`` to ``end``, to where it belongs in the window's memory."""
-        start -= start % _ALIGNMENT
-        end = min(-(-end // _ALIGNMENT) * _ALIGNMENT, self._source.size)
+    def _read_exactly(self, memory: mmap.mmap, begin: int, used: Extents) -> None:
+        sector = self._source.logical_sector_size
+        for start, size in used:
+            self._read_into(self._source, memory, begin, (start, start + size), sector)
+
+    def _read_into(
+        self, source: Source, memory: mmap.mmap, begin: int, wanted: tuple[int, int], unit: int
+    ) -> None:
+        """Read the disk from byte to byte, to where it belongs in the window's memory."""
+        start = wanted[0] // unit * unit
+        end = min(-(-wanted[1] // unit) * unit, source.size)
         with memoryview(memory) as view:
             while start < end:
-                count = self._source.read_into(view[start - begin : end - begin], start)
+                count = source.read_into(view[start - begin : end - begin], start)
                 start += count
                 with self._lock:
                     self.bytes_read += count

@@ -76,6 +76,27 @@ def test_one_bad_sector_costs_few_reads(monkeypatch: pytest.MonkeyPatch) -> None
     assert disk.reads <= 2 * SECTORS.bit_length()
 
 
+def test_a_sector_is_lost_once_however_often_it_is_read() -> None:
+    lost = LostSectors()
+    for _ in range(200):
+        lost.add(8 << 20, 1 << 20)
+    assert list(lost.extents()) == [(8 << 20, 1 << 20)]
+
+
+def test_a_sector_that_was_lost_stays_lost_when_it_can_be_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost, expected = LostSectors(), bytearray(CONTENT)
+    for number in (3, 40, 41, 63):
+        expected[number * SECTOR : (number + 1) * SECTOR] = bytes(SECTOR)
+    for bad in ({3, 40, 41}, {63}, set[int]()):
+        found = read(BadDisk(bad), monkeypatch, lost)
+    assert found == bytes(expected), "what is told to be lost is what the last read gave"
+    assert list(lost.extents()) == [
+        (3 * SECTOR, SECTOR), (40 * SECTOR, 2 * SECTOR), (63 * SECTOR, SECTOR),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("error", [errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO])
 def test_the_kernels_other_words_for_bad_sectors_are_known(
     monkeypatch: pytest.MonkeyPatch, error: int

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading and compressing the clusters that matter, from real loop devices and files."""
 
+import errno
+import fcntl
+import os
 import pathlib
 import random
 import subprocess
 import tempfile
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipa_snapshot import errors
+from ipa_snapshot.devices import sectors
 from ipa_snapshot.devices.extents import Extents
+from ipa_snapshot.devices.sectors import LostSectors
 from ipa_snapshot.devices.source import Source, open_source
+from ipa_snapshot.images.compression import Costs
 from ipa_snapshot.images.disk_clusters import DiskClusters
 from ipa_snapshot.images.forward import Geometry, forward_stream
 from tests.lab.disks import LoopDevice
@@ -71,14 +78,24 @@ def test_what_is_not_in_use_is_not_in_the_image(sectors, ranges, buffer_size, ea
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
 def test_a_loop_device_is_read_past_the_page_cache(
-    tmp_path: pathlib.Path, sector_size: int
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, sector_size: int
 ) -> None:
     content = noise(8 * MIB + 4096)
     disk = tmp_path / "disk"
     disk.write_bytes(content)
     extents = Extents([(4096, 8192), (3 * MIB + 512, 100), (7 * MIB, MIB + 4096)])
+    preadv, answered = os.preadv, set()
+
+    def noting(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        count = preadv(fd, buffers, offset)
+        answered.add(fd)
+        return count
+
+    monkeypatch.setattr(sectors.os, "preadv", noting)
     with LoopDevice(disk, sector_size=sector_size) as loop, open_source(loop.path) as source:
         read = capture(source, extents, Extents(), tmp_path / "image", 64 * MIB)
+        assert answered == {source.direct_fd}
+        assert fcntl.fcntl(source.direct_fd, fcntl.F_GETFL) & os.O_DIRECT
     assert restored(tmp_path / "image") == only(content, extents)
     assert read == 8192 + 4096 + MIB + 4096
 
@@ -133,3 +150,38 @@ def test_a_read_error_is_told_with_its_offset(tmp_path: pathlib.Path, readable: 
             file.truncate(readable)
         with pytest.raises(errors.ReadFailed, match="cannot be read at offset %d:" % readable):
             capture(source, Extents([(0, source.size)]), Extents(), tmp_path / "image", 64 * MIB)
+
+
+class BadSector:
+    """Answers preadv(2) as a disk with a bad sector of 512 bytes does."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, bad: int) -> None:
+        self._bad, self._preadv = bad, os.preadv
+        patch.setattr(sectors.os, "preadv", self.preadv)
+
+    def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if offset < self._bad + 512 and offset + sum(map(len, buffers)) > self._bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._preadv(fd, buffers, offset)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize(
+    "bad",
+    [MIB + 8192, MIB + 4096 + 512, MIB + 16384 - 512, 7 * MIB + 512],
+    ids=["in a small gap", "right behind a range", "right before one", "in the same block"],
+)
+def test_a_bad_sector_that_is_not_in_use_is_no_loss(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, bad: int, goes_on: bool
+) -> None:
+    content = noise(8 * MIB)
+    disk = tmp_path / "disk"
+    disk.write_bytes(content)
+    extents = Extents([(MIB, 4096 + 512), (MIB + 16384, 4096), (7 * MIB + 1024, 512)])
+    BadSector(monkeypatch, bad)
+    lost = LostSectors()
+    with open_source(str(disk), lost if goes_on else None) as source:
+        capture(source, extents, Extents(), tmp_path / "image", 64 * MIB)
+        assert Costs.measure(source, extents)
+    assert restored(tmp_path / "image") == only(content, extents)
+    assert not lost.extents()
