@@ -3,8 +3,8 @@
 #
 # Install what the demo and the tests need, on a Debian 12 machine, as root:
 # distribution packages by bindep, and the virtual environment .venv; for the tests with
-# servers also .venv-glance and .venv-ironic, and nfs-ganesha; for those with the oldest Ironic and
-# agent .venv-ironic-oldest and .venv-agent-oldest. What is there already is not done again.
+# servers also .venv-glance and .venv-ironic, MariaDB, and nfs-ganesha; for those with the oldest
+# Ironic and agent .venv-ironic-oldest and .venv-agent-oldest. What is there already is not done again.
 #
 # Usage: tools/setup.sh [glance] [ironic] [oldest] [ganesha]
 
@@ -115,9 +115,24 @@ function set_up_beside {
     touch "$venv/.project"
 }
 
+# For conductors that share their nodes. Unpacked and not installed: its package would remove a MySQL
+# that is there. The libraries that it needs come with qemu-utils and apache2-bin.
+function set_up_mariadb {
+    local where=.cache/mariadb
+    [[ ! -x $where/usr/sbin/mariadbd ]] || return 0
+    say "unpacking MariaDB into $where"
+    rm -rf $where
+    mkdir -p $where
+    apt-get update -qq
+    (cd $where && apt-get download -qq -o APT::Sandbox::User=root mariadb-server-core)
+    dpkg -x $where/mariadb-server-core_*.deb $where
+    rm $where/mariadb-server-core_*.deb
+}
+
 # As on a conductor: the project, and not the agent, beside Ironic and its client.
 function set_up_ironic {
     set_up_beside ironic conductor
+    set_up_mariadb
 }
 
 function set_up_oldest {

@@ -16,6 +16,17 @@ from tests.lab.ironic import DEFAULT_VENV, Ironic
 from tests.lab.machines import wait_until
 from tests.lab.nodes import Node
 
+# As tools/setup.sh leaves it: unpacked.
+_UNPACKED = pathlib.Path(__file__).parents[2] / ".cache/mariadb"
+_MARIADB = _UNPACKED / "usr/sbin/mariadbd"
+_SHARED = _UNPACKED / "usr/share/mysql"
+# Each statement in a line of its own, as its bootstrap wants it.
+_DATABASES = b"""\
+CREATE DATABASE ironic CHARACTER SET utf8mb3;
+CREATE DATABASE mysql;
+USE mysql;
+"""
+
 _CONFIG = """\
 [DEFAULT]
 host = {host}
@@ -53,19 +64,22 @@ class MariaDB:
         self._server: processes.Server | None = None
 
     def __enter__(self) -> Self:
-        self._directory.mkdir()
-        where = "--datadir=%s" % (self._directory / "data")
-        common = ["--no-defaults", "--user=root", where]
-        subprocess.run(
-            ["mariadb-install-db", *common, "--auth-root-authentication-method=normal"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        first = self._directory / "init.sql"
-        first.write_text("CREATE DATABASE IF NOT EXISTS ironic CHARACTER SET utf8mb3;\n")
-        command = [
-            "mariadbd", *common, "--bind-address=127.0.0.1", "--port=%d" % self._port,
-            "--socket=%s" % (self._directory / "socket"), "--init-file=%s" % first,
+        if not _MARIADB.exists():
+            raise RuntimeError(f"no {_MARIADB}: run tools/setup.sh ironic")
+        data = self._directory / "data"
+        data.mkdir(parents=True)
+        program = [
+            str(_MARIADB), "--no-defaults", "--user=root", "--datadir=%s" % data,
+            "--lc-messages-dir=%s" % _SHARED, "--character-sets-dir=%s" % (_SHARED / "charsets"),
             "--innodb-flush-log-at-trx-commit=0",
+        ]  # fmt: skip
+        tables = (_SHARED / "mysql_system_tables.sql").read_bytes()
+        subprocess.run([*program, "--bootstrap"], input=_DATABASES + tables, check=True)
+        command = [
+            *program, "--bind-address=127.0.0.1", "--port=%d" % self._port,
+            "--socket=%s" % (self._directory / "socket"),
+            # The tables of accounts are empty.
+            "--skip-grant-tables",
             # A conductor that is put to sleep may hold locks.
             "--idle-transaction-timeout=3",
         ]  # fmt: skip
