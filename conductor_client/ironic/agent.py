@@ -65,7 +65,7 @@ class AgentSnapshot(SnapshotInterface):
         """
         given = {name: value for name, value in options.items() if value is not None}
         wanted = CaptureOptions(**{"writer": Settings.read(CONF).writer, **given})
-        book = ledger.read(task.node).retired(ledger.now())
+        book = ledger.read(task.node).retired()
         record = Record.new(image_ref, wanted, ledger.now())
         ledger.write(task.node, Book(record, book.leftovers))
         self._note(task, record, "requested")
@@ -80,7 +80,7 @@ class AgentSnapshot(SnapshotInterface):
         book = ledger.read(task.node)
         record = book.record
         if record is None or record.phase != Phase.KEPT:
-            book, record = book.retired(now), Record.new(image_ref, CaptureOptions(), now)
+            book, record = book.retired(), Record.new(image_ref, CaptureOptions(), now)
         record = record.turned(Phase.UPLOADING, now, image_ref=image_ref)
         ledger.write(task.node, Book(record, book.leftovers))
         self._note(task, record, "to be uploaded again")

@@ -14,7 +14,7 @@ from conductor_client.collection import remove_if_empty
 from conductor_client.ironic import ledger, leftovers
 from conductor_client.ironic.carrier import ServiceCarrier
 from conductor_client.ironic.config import Settings
-from conductor_client.ironic.record import Book, Record
+from conductor_client.ironic.record import Leftover, Record
 
 LOG = log.getLogger(__name__)
 
@@ -33,11 +33,11 @@ class CleanUp:
 
     def __call__(self, task: TaskManager) -> None:
         """Take the next step; the task has a shared lock, and the node is in any state."""
-        book = ledger.read(task.node)
-        if self._is_over(task.node, book.record):
+        if self._is_over(task.node, ledger.read(task.node).record):
             self._retire(task)
-        elif book.leftovers:
-            self._remove_leftovers(task, book)
+        # At once: an agent that is at work does not know that nobody wants its image any more.
+        if left := ledger.read(task.node).leftovers:
+            self._remove(task, left)
 
     def _is_over(self, node: Node, record: Record | None) -> bool:
         if record is None or self._carrier.is_running(node):
@@ -47,18 +47,19 @@ class CleanUp:
     def _retire(self, task: TaskManager) -> None:
         task.upgrade_lock(purpose=_PURPOSE)
         book = ledger.read(task.node)
-        if book.record is None or not self._is_over(task.node, book.record):
-            return
-        self._forget(book.record.generation)
-        ledger.write(task.node, book.retired(ledger.now()))
+        if book.record is not None and self._is_over(task.node, book.record):
+            self._forget(book.record.generation)
+            ledger.write(task.node, book.retired())
+        # None is held while the storage is waited for.
+        task.downgrade_lock()
 
-    def _remove_leftovers(self, task: TaskManager, book: Book) -> None:
+    def _remove(self, task: TaskManager, old: tuple[Leftover, ...]) -> None:
         uuid = task.node.uuid
         try:
             access = Settings.read(CONF).access()
             with access.opened() as storage:
-                gone = leftovers.remove(storage, uuid, book.leftovers, ledger.now())
-                if len(gone) == len(book.leftovers) and not _is_in_service(task.node):
+                changes = leftovers.remove(storage, uuid, old, ledger.now())
+                if all(changes.get(one, one) is None for one in old) and not _in_service(task.node):
                     remove_if_empty(access, storage, uuid)
         except errors.SnapshotError as exc:
             LOG.warning(
@@ -66,13 +67,11 @@ class CleanUp:
                 {"node": uuid, "why": exc},
             )
             return
-        if gone:
+        if changes:
             task.upgrade_lock(purpose=_PURPOSE)
-            book = ledger.read(task.node)
-            left = tuple(one for one in book.leftovers if one not in gone)
-            ledger.write(task.node, Book(book.record, left))
+            ledger.write(task.node, ledger.read(task.node).cleaned(changes))
 
 
-def _is_in_service(node: Node) -> bool:
+def _in_service(node: Node) -> bool:
     """Tell whether a snapshot of any kind may use the node's collection now."""
     return node.provision_state in (states.SERVICING, states.SERVICEWAIT, states.SERVICEHOLD)

@@ -95,21 +95,22 @@ class Record:
         """Tell whether the image is to stay in the storage although no service goes on."""
         return self.phase == Phase.KEPT and now - self.since < retention_s
 
-    def retired(self, now: int) -> "Leftover":
+    def retired(self) -> "Leftover":
         """Return what there may be left of it in the storage."""
         at_work = self.phase in (Phase.STARTING, Phase.CAPTURING)
-        return Leftover(self.image_name, now + STOP_PATIENCE_S if at_work else 0)
+        return Leftover(self.image_name, None if at_work else 0)
 
 
 @dataclass(frozen=True)
 class Leftover:
     """An image, or parts of one, that is to go from the storage.
 
-    :ivar agent_until: for how long an agent may still write it, in seconds since the epoch.
+    :ivar agent_until: for how long an agent may still write it, in seconds since the epoch; None
+        as long as an agent that may be at work was not asked to stop.
     """
 
     image_name: str
-    agent_until: int
+    agent_until: int | None
 
     def __post_init__(self) -> None:
         check_image_name(self.image_name)
@@ -142,11 +143,16 @@ class Book:
             "leftovers": [asdict(leftover) for leftover in self.leftovers],
         }
 
-    def retired(self, now: int) -> "Book":
+    def retired(self) -> "Book":
         """Return the book with its record, if it has one, among the leftovers."""
         if self.record is None:
             return self
-        return Book(None, (*self.leftovers, self.record.retired(now)))
+        return Book(None, (*self.leftovers, self.record.retired()))
+
+    def cleaned(self, changes: Mapping[Leftover, Leftover | None]) -> "Book":
+        """Return the book after some of the leftovers have become others, or none."""
+        left = [changes.get(leftover, leftover) for leftover in self.leftovers]
+        return replace(self, leftovers=tuple(filter(None, left)))
 
 
 def _parse_record(raw: Mapping[str, Any]) -> Record:

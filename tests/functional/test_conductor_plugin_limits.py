@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from conductor_client.ironic.record import STOP_PATIENCE_S
 from tests.functional.conftest import same_files
 from tests.lab import conductors, disks
 from tests.lab.conductors import Backends
@@ -91,6 +92,21 @@ def test_an_image_that_glance_did_not_take_goes_after_its_time(
     assert "no captured image of node %s was kept" % node.uuid in failed(node).last_error
     assert backends.status(image) == "queued"
     assert backends.gate.uploads == []
+
+
+def test_an_agent_is_asked_to_stop_however_seldom_is_cleaned_up(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk
+) -> None:
+    # More than an agent is given to stop.
+    node = conductors.enrol(ironic_with(clean_up_interval=STOP_PATIENCE_S + 2))
+    conductors.request(node, "snapshot", backends.new_image(), writer="dd")
+    # The fake power leaves the agent alive, as a BMC does that lies.
+    with conductors.slowed_network(), conductors.ramdisk(node, small_disk) as agent:
+        conductors.wait_for_phase(node, "capturing")
+        node.abort()
+        conductors.wait_until_forgotten(node)
+        assert "is not wanted any more" in agent.log.read_text(errors="replace")
+    assert backends.names(node) == []
 
 
 def test_one_upload_at_a_time_is_under_way_if_more_are_not_wanted(

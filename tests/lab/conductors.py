@@ -90,9 +90,10 @@ def enrol(ironic: Ironic, **attributes: Any) -> Node:
     return node
 
 
-def request(node: Node, step: str, image: str) -> None:
-    """Ask for one of the plug-in's steps."""
-    node.start_service({"interface": "vendor", "step": step, "args": {"image_ref": image}})
+def request(node: Node, step: str, image: str, **options: Any) -> None:
+    """Ask for one of the plug-in's steps, with further arguments."""
+    arguments = {"image_ref": image, **options}
+    node.start_service({"interface": "vendor", "step": step, "args": arguments})
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 from conductor_client import errors
 from conductor_client.agent import Captured
 from conductor_client.delivery import CaptureOptions
-from conductor_client.ironic.record import STOP_PATIENCE_S, Book, Leftover, Phase, Record
+from conductor_client.ironic.record import Book, Leftover, Phase, Record
 from tests.unit.conductor_client.fake_agent import result_about
 
 NOW = 1_790_000_000
@@ -59,7 +59,7 @@ def test_each_snapshot_has_a_name_of_its_own_that_tells_its_format() -> None:
 def test_what_is_asked_for_as_the_format_gets_into_no_name(asked: Any) -> None:
     record = Record.new(IMAGE, CaptureOptions(image_format=asked), NOW)
     assert record.image_name == record.generation + ".qcow2"
-    assert record.retired(NOW).image_name == record.image_name
+    assert record.retired().image_name == record.image_name
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,23 @@ def test_a_leftover_is_a_plain_file(name: str) -> None:
 
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.CAPTURING])
 def test_an_agent_that_may_be_at_work_is_given_time_to_stop(phase: Phase) -> None:
-    book = Book(NEW.turned(phase, NOW)).retired(NOW)
-    assert book == Book(None, (Leftover(NEW.image_name, NOW + STOP_PATIENCE_S),))
+    book = Book(NEW.turned(phase, NOW)).retired()
+    assert book == Book(None, (Leftover(NEW.image_name, None),))
 
 
 @pytest.mark.parametrize(
     "phase", [Phase.REQUESTED, Phase.UPLOADING, Phase.DONE, Phase.KEPT, Phase.FAILED]
 )
 def test_what_no_agent_writes_can_go_at_once(phase: Phase) -> None:
-    book = Book(NEW.turned(phase, NOW), (Leftover("older.qcow2", 5),)).retired(NOW)
+    book = Book(NEW.turned(phase, NOW), (Leftover("older.qcow2", 5),)).retired()
     assert book == Book(None, (Leftover("older.qcow2", 5), Leftover(NEW.image_name, 0)))
+
+
+def test_a_book_after_a_clean_up_has_what_is_left_in_its_order() -> None:
+    a, b, c = (Leftover(name, None) for name in "abc")
+    asked = Leftover("a", 5)
+    assert Book(NEW, (a, b, c)).cleaned({b: None, a: asked}) == Book(NEW, (asked, c))
+    assert Book(None, (a,)).cleaned({a: None}) == Book()
 
 
 def test_an_image_is_kept_for_as_long_as_was_asked_for() -> None:
