@@ -112,11 +112,12 @@ def test_the_accounts_that_the_guide_makes_are_usable(
 
 @pytest.fixture
 def ironic(glance: Glance, tmp_path: pathlib.Path) -> Iterator[Ironic]:
-    with (
-        machines.recording(),
-        Ironic(tmp_path / "ironic", glance.url, extra_config=machines.RECORDED) as server,
-    ):
-        yield server
+    with machines.recording(), Apache(tmp_path / "http", None, tls=False) as images:
+        # From there the ramdisk gets the images that the conductor has made raw.
+        served = f"[deploy]\nhttp_root = {tmp_path / 'http'}\nhttp_url = {images.url}\n"
+        config = machines.RECORDED + served
+        with Ironic(tmp_path / "ironic", glance.url, extra_config=config) as server:
+            yield server
 
 
 @pytest.fixture
@@ -156,6 +157,8 @@ def test_a_snapshot_through_ironic_is_restored_in_three_ways(
     assert (image.status, machine.node.record().provision_state) == ("active", "active")
     assert storage.names() == []
 
+    # Ironic gives out a private image for its requester's token, and here nobody has one.
+    glance.connection().image.update_image(image, visibility="community")
     # What the ramdisk does then is Ironic's own, and is seen in tests/machine.
     for script, node in ((rebuild, machine.node), (deploy, other)):
         done(start(script, {}, tmp_path, environment))
