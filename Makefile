@@ -8,6 +8,9 @@ PYTHON_TREES := snapshot_core ipa_snapshot conductor_client bench tests docs/con
 
 .PHONY: bench demo test test-machine test-oldest lint docs ramdisk unit setup setup-test
 
+# They wait more than they compute; each file's tests share what they have started.
+AT_ONCE := -n 3 --dist loadfile
+
 # The tests in which an Ironic or an agent takes part.
 OLDEST_TESTS := ironic_lab service_step node_snapshot node_failures node_reap states \
     conductor_plugin whole_way
@@ -16,11 +19,11 @@ demo: setup                 ## take a snapshot of a disk image, through a real a
 	$(BIN)/python -m tests.lab.demo
 
 test: setup-test lint docs  ## all that can be checked without a machine
-	$(BIN)/python -m pytest -q tests/unit tests/functional
+	$(BIN)/python -m pytest -q $(AT_ONCE) tests/unit tests/functional
 
 test-oldest: setup          ## those with an Ironic or an agent, on the oldest pair
 	tools/setup.sh glance oldest
-	LAB_RELEASES=oldest $(BIN)/python -m pytest -q \
+	LAB_RELEASES=oldest $(BIN)/python -m pytest -q $(AT_ONCE) \
 	    $(OLDEST_TESTS:%=tests/functional/test_%.py)
 
 ramdisk: setup              ## the agent's ramdisk with the element, into .cache/ramdisk
@@ -35,7 +38,7 @@ bench: setup                ## measure the writers against each other; takes an 
 	$(BIN)/python -m bench.compare --json .cache/bench.json
 
 unit: setup                 ## the tests that need no servers
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q $(AT_ONCE) tests/unit
 
 lint: setup
 	$(BIN)/ruff check $(PYTHON_TREES)
