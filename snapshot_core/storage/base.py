@@ -74,7 +74,12 @@ class Storage(ABC):
 
     @abstractmethod
     def rename(self, name: str, new_name: str) -> None:
-        """Give an object another name; raise InvalidRequest if that name is taken."""
+        """Give an object another name.
+
+        If it raises, that name is not the object's, as far as the storage tells.
+
+        :raises: InvalidRequest if that name is taken, StorageUnavailable, WriteFailed
+        """
 
     @abstractmethod
     def remove(self, name: str) -> None:

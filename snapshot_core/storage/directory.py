@@ -34,7 +34,11 @@ class DirectoryStorage(Storage):
 
     def check(self) -> None:
         """See :meth:`.Storage.check`."""
-        if not self._directory.is_dir():
+        try:
+            is_there = self._directory.is_dir()
+        except OSError as exc:
+            raise errors.StorageUnavailable("%s: %s" % (self._label, exc)) from exc
+        if not is_there:
             raise errors.StorageUnavailable("%s is not an existing directory" % self._label)
 
     def create(self, name: str) -> None:
@@ -132,14 +136,20 @@ class DirectoryStorage(Storage):
         try:
             os.link(old, new)
         except OSError as exc:
-            # vfat and exfat, on a stick for example, know no hard links
-            if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            if new.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new)) from exc
-            old.rename(new)
-        else:
-            old.unlink()
+            # link(2), BUGS: over NFS it may have been made, and only the answer to that was lost
+            if not _is_same_file(old, new):
+                # vfat and exfat, on a stick for example, know no hard links
+                if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                if new.exists():
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from exc
+                old.rename(new)
+                return
+        try:
+            old.unlink(missing_ok=True)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
 
     def _sync_directory(self) -> None:
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -160,3 +170,9 @@ class DirectoryStorage(Storage):
 
 def _open_privately(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    return False

@@ -10,6 +10,7 @@ from typing import Any, Self
 from urllib import parse
 
 import requests
+import tenacity
 from oslo_log import log
 
 from snapshot_core import errors
@@ -233,6 +234,18 @@ class WebdavStorage(Storage):
 
     def rename(self, name: str, new_name: str) -> None:
         """See :meth:`.Storage.rename`."""
+        try:
+            self._move(name, new_name)
+        except (patience.Away, _MayHaveMoved) as exc:
+            if not self._has_moved(name, new_name, patience.outlive_outages()):
+                raise
+            LOG.warning("It was renamed all the same: %(reason)s", {"reason": exc})
+        except KeyboardInterrupt:
+            if self._has_moved(name, new_name, patience.wait_if_asked_to()):
+                self.discard(new_name)
+            raise
+
+    def _move(self, name: str, new_name: str) -> None:
         # A full URL, since Apache 2.4 answers 400 to a path, which the RFC allows.
         headers = {"Destination": self.describe(check_object_name(new_name)), "Overwrite": "F"}
         with self._request("MOVE", name, headers=headers) as answer:
@@ -241,8 +254,17 @@ class WebdavStorage(Storage):
                     "%s appeared meanwhile and is not overwritten" % self.describe(new_name)
                 )
             if not succeeded(answer):
-                error = _CannotMove if answer.status_code in (405, 501) else errors.WriteFailed
-                raise error(str(refusal(self.describe(new_name), answer)))
+                raise _move_error(answer.status_code)(str(refusal(self.describe(new_name), answer)))
+
+    def _has_moved(self, name: str, new_name: str, retrying: tenacity.Retrying) -> bool:
+        try:
+            return not retrying(self._exists, name) and retrying(self._exists, new_name)
+        except errors.SnapshotError as exc:
+            LOG.error(
+                "%(where)s may be left behind: %(reason)s",
+                {"where": self.describe(new_name), "reason": exc},
+            )
+            return False
 
     def remove(self, name: str) -> None:
         """See :meth:`.Storage.remove`."""
@@ -263,6 +285,16 @@ class _Taken(errors.InvalidRequest):
 
 class _CannotMove(errors.WriteFailed):
     """The server does not know how to rename."""
+
+
+class _MayHaveMoved(errors.WriteFailed):
+    """The server, or a proxy before it, failed: it may have renamed all the same."""
+
+
+def _move_error(status: int) -> type[errors.WriteFailed]:
+    if status in (405, 501):
+        return _CannotMove
+    return _MayHaveMoved if status >= 500 else errors.WriteFailed
 
 
 def _range(start: int, length: int) -> dict[str, str]:

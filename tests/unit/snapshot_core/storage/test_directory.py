@@ -136,6 +136,54 @@ def test_a_file_system_without_hard_links_can_rename_too(
     assert _content(directory) == {"image": b"new"}
 
 
+def test_a_link_that_was_made_though_the_client_heard_otherwise_is_taken(
+    storage: Storage, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # link(2), BUGS: over NFS it may have been made, and the answer to that was lost
+    link = os.link
+
+    def link_and_lose_the_answer(old: Path, new: Path) -> None:
+        link(old, new)
+        link(old, new)
+
+    monkeypatch.setattr(os, "link", link_and_lose_the_answer)
+    (directory / "image.part").write_bytes(b"new")
+    storage.rename("image.part", "image")
+    assert _content(directory) == {"image": b"new"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (OSError(errno.EIO, "I/O error"), errors.WriteFailed),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=["error", "interrupt"],
+)
+def test_what_cannot_lose_its_old_name_does_not_keep_the_new_one(
+    storage: Storage, directory: Path, monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException, error: type[BaseException],
+) -> None:  # fmt: skip
+    unlink = os.unlink
+
+    def fail_for_the_part(path: Path) -> None:
+        if path == directory / "image.part":
+            raise failure
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", fail_for_the_part)
+    (directory / "image.part").write_bytes(b"new")
+    with pytest.raises(error):
+        storage.rename("image.part", "image")
+    assert _content(directory) == {"image.part": b"new"}
+
+
+def test_a_directory_that_cannot_be_looked_at_is_unavailable(tmp_path: Path) -> None:
+    storage = DirectoryStorage(tmp_path / ("x" * 256), "file://there")
+    with pytest.raises(errors.StorageUnavailable, match=r"file://there: .*File name too long"):
+        storage.claim("image")
+
+
 def test_what_does_not_exist_cannot_be_renamed(storage: Storage) -> None:
     with pytest.raises(errors.WriteFailed, match="image could not be given its name"):
         storage.rename("image.part", "image")

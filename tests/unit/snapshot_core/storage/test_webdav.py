@@ -4,8 +4,11 @@
 import base64
 import random
 import re
+import signal
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -155,6 +158,87 @@ def test_renaming_never_overwrites(storage: Storage, collection: Collection) -> 
     with pytest.raises(errors.InvalidRequest, match="/dir/image appeared meanwhile"):
         storage.rename("image.part", "image")
     assert collection.objects == {"image.part": b"new", "image": b"older"}
+
+
+class LosesAnswers(Collection):
+    """Does a MOVE, but ``answer`` comes instead of its own; then calls ``afterwards``."""
+
+    def __init__(self, answer: Answer, afterwards: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.answer = answer
+        self.afterwards = afterwards
+
+    def _move(self, name: str, request: Request) -> Answer:
+        super()._move(name, request)
+        self.afterwards()
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [Answer(None), Answer(500), Answer(502), Answer(504)])
+def test_what_was_renamed_is_found_though_the_answer_was_lost(serve: Serve, answer: Answer) -> None:
+    collection = LosesAnswers(answer)
+    with open_storage(Location.parse(serve(collection).url + "/dir")) as storage:
+        storage.claim("image")
+        assert collection.objects == {"image.part": CLAIM}
+        storage.write("image.part", [b"data"], 4)
+        storage.publish("image", 4)
+        assert collection.objects == {"image": b"data"}
+        storage.write_manifest("image", b"{}")
+        assert collection.objects == {"image": b"data", "image.json": b"{}"}
+
+
+def test_whether_it_was_renamed_is_asked_until_the_server_is_back(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go_away() -> None:
+        collection.answers["HEAD"] = Answer(503)
+
+    collection = LosesAnswers(Answer(None), go_away)
+    monkeypatch.setattr(patience, "sleep", lambda _seconds: collection.answers.clear())
+    collection.objects = {"image.part": b"data"}
+    with open_storage(Location.parse(serve(collection).url + "/dir")) as storage:
+        storage.publish("image", 4)
+    assert collection.objects == {"image": b"data"}
+
+
+def test_what_may_have_been_renamed_is_named_if_the_server_stays_away(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def go_away() -> None:
+        collection.answers["HEAD"] = Answer(503)
+
+    collection = LosesAnswers(Answer(None), go_away)
+    monkeypatch.setattr(patience, "OUTAGE_S", 0)
+    collection.objects = {"image.part": b"data"}
+    with (
+        open_storage(Location.parse(serve(collection).url + "/dir")) as storage,
+        pytest.raises(errors.StorageUnavailable, match="cannot be reached"),
+    ):
+        storage.publish("image", 4)
+    assert "/dir/image may be left behind: " in caplog.text
+
+
+def test_an_interrupt_meanwhile_leaves_nothing_under_the_new_name(serve: Serve) -> None:
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)
+
+    collection = LosesAnswers(Answer(201), interrupt)
+    collection.objects = {"image.part": b"data"}
+    with open_storage(Location.parse(serve(collection).url + "/dir")) as storage:
+        with pytest.raises(KeyboardInterrupt):
+            storage.publish("image", 4)
+        assert collection.objects == {}
+
+
+def test_an_object_that_was_not_renamed_is_another_s_under_the_new_name(
+    storage: Storage, collection: Collection
+) -> None:
+    collection.objects = {"image.part": b"data", "image": b"other"}
+    collection.answers["MOVE"] = Answer(None)
+    with pytest.raises(errors.StorageUnavailable):
+        storage.rename("image.part", "image")
+    assert collection.objects == {"image.part": b"data", "image": b"other"}
 
 
 ADVICE = [
@@ -546,12 +630,13 @@ def test_what_may_have_been_done_is_not_repeated(
     with pytest.raises(errors.SnapshotError, match="answered 503 to " + method):
         _operation(method, storage)
     assert pauses == []
-    assert len(server.requests) == 1
+    assert [request.method for request in server.requests].count(method) == 1
 
 
 @pytest.fixture
-def refusing_url() -> Iterator[str]:
-    """A URL of a port that is taken, but on which nobody listens."""
+def refusing_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A URL of a port that is taken, but on which nobody listens; and nobody waits for that."""
+    monkeypatch.setattr(patience, "OUTAGE_S", 0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield "http://127.0.0.1:%d/dir" % taken.getsockname()[1]
