@@ -21,7 +21,7 @@ from ipa_snapshot.progress_object import ProgressObject
 from ipa_snapshot.request import SnapshotRequest
 from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Trust
-from snapshot_core.location import Location, manifest_name, part_name, stop_name
+from snapshot_core.location import Location, manifest_name, stop_name
 from snapshot_core.progress import Meter, OnProgress, Progress
 from snapshot_core.storage import open_storage
 from snapshot_core.storage.base import Storage
@@ -150,26 +150,27 @@ def take_snapshot(
         meter = Meter(_StopWatch(storage, request.image_name, listeners))
         meter.phase("prepare")
         storage.claim(request.image_name)
-        shown.begin()
-        destination = writers.Destination(
-            storage, storage.part(request.image_name), request.location, request.credentials, trust
-        )
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(storage.abandon, request.image_name)
+            shown.begin()
+            destination = writers.Destination(
+                storage, storage.part(request.image_name), request.location, request.credentials,
+                trust,
+            )  # fmt: skip
             written = writer.write(source, destination, request.image, meter)
             meter.phase("publish", written.size)
             partitions = (
                 written.used_map.partitions if written.used_map else list_partitions(source)
             )
             storage.publish(request.image_name, written.size)
-        except BaseException:
-            storage.abandon(request.image_name)
-            raise
-        result = SnapshotResult(
-            request.image_name, device, name, written, tuple(partitions), time.monotonic() - began,
-            lost.extents() if lost else Extents(), purpose,
-        )  # fmt: skip
-        shown.end()
-        _write_manifest(storage, result)
+            undo.callback(storage.discard, request.image_name)
+            result = SnapshotResult(
+                request.image_name, device, name, written, tuple(partitions),
+                time.monotonic() - began, lost.extents() if lost else Extents(), purpose,
+            )  # fmt: skip
+            shown.end()
+            _write_manifest(storage, result)
+            undo.pop_all()
     return result
 
 
@@ -199,12 +200,8 @@ def _write_manifest(storage: Storage, result: SnapshotResult) -> None:
     """Write the result beside the image, last of all: where it is, the image is whole."""
     manifest = json.dumps(result.to_wire(), indent=1).encode()
     name = result.image_name
-    try:
-        storage.remove(manifest_name(name))  # which held the progress
-        storage.write_manifest(name, manifest)
-    except BaseException:
-        storage.discard(part_name(name), manifest_name(name), name)
-        raise
+    storage.remove(manifest_name(name))  # which held the progress
+    storage.write_manifest(name, manifest)
 
 
 def _check_size(device: BlockDevice, source: Source) -> None:

@@ -4,6 +4,9 @@
 import contextlib
 import hashlib
 import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,8 @@ from ipa_snapshot.devices.block_device import BlockDevice
 from ipa_snapshot.request import SnapshotRequest
 from snapshot_core.progress import Progress
 from tests.lab import disks
+from tests.unit.http_server import Answer, AnsweringServer, Request
+from tests.unit.snapshot_core.storage.test_webdav import Collection
 
 MIB = 1024 * 1024
 IMAGE = "66498c26-a9b5-496c-97a8-5bc08f256155"
@@ -168,6 +173,43 @@ def test_an_interrupt_leaves_nothing(directory: Path, disk: Path, writer: str, p
         take_snapshot(
             _request(directory, writer=writer), describe_path(str(disk)), on_progress=interrupt
         )
+    assert list(directory.iterdir()) == []
+
+
+class InterruptsAtTheEnd(Collection):
+    """Holds the first progress back until the image is published, and interrupts us then."""
+
+    def _put(self, name: str, request: Request) -> Answer:
+        answer = super()._put(name, request)
+        if name == "image.json" and "image" not in self.objects:
+            deadline = time.monotonic() + 30
+            while "image" not in self.objects and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        return answer
+
+
+def test_an_interrupt_between_the_image_and_its_manifest_leaves_nothing(
+    serve: Callable[..., AnsweringServer], disk: Path
+) -> None:
+    storage = InterruptsAtTheEnd()
+    request = SnapshotRequest.parse(serve(storage).url + "/dir", "image", writer="dd")
+    with pytest.raises(KeyboardInterrupt):
+        take_snapshot(request, describe_path(str(disk)))
+    assert storage.objects == {}
+
+
+def test_what_fails_as_soon_as_the_name_is_claimed_leaves_nothing(
+    directory: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="new thread"):
+        take_snapshot(_request(directory), describe_path(str(disk)))
     assert list(directory.iterdir()) == []
 
 
