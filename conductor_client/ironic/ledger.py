@@ -4,15 +4,15 @@
 import time
 from typing import Any
 
-from ironic.common import metrics_utils
 from ironic.conductor.task_manager import TaskManager
 from ironic.objects import Node
 from oslo_log import log
 
+from conductor_client.ironic.metrics import get_metrics_logger
 from conductor_client.ironic.record import KEY, Book, Phase, Record
 
 LOG = log.getLogger(__name__)
-METRICS = metrics_utils.get_metrics_logger(__name__)
+METRICS = get_metrics_logger(__name__)
 
 
 def now() -> int:

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from ironic.common import exception, metrics_utils, states
+from ironic.common import exception, states
 from ironic.conductor import periodics, task_manager
 from ironic.conductor.base_manager import BaseConductorManager
 from ironic.conductor.task_manager import TaskManager
@@ -13,10 +13,11 @@ from oslo_log import log
 
 from conductor_client.ironic.agent import AgentSnapshot
 from conductor_client.ironic.carrier import ServiceCarrier
+from conductor_client.ironic.metrics import get_metrics_logger
 from conductor_client.ironic.record import KEY
 
 LOG = log.getLogger(__name__)
-METRICS = metrics_utils.get_metrics_logger(__name__)
+METRICS = get_metrics_logger(__name__)
 
 # Ironic keeps this on the node from the first heartbeat of a service to its end.
 _RAMDISK_STEPS = "agent_cached_service_steps"
