@@ -2,6 +2,7 @@
 """The command ``ipa-snapshot``: the machine's side on any live system, without an agent."""
 
 import argparse
+import os
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -164,9 +165,11 @@ def _find_device(path: str | None, hints: dict[str, str], expected: Expectation)
 
 def _named(path: str) -> BlockDevice:
     # A disk has a serial and a WWN to compare; an image file, a loop device or a partition none.
-    for device in list_candidates():
-        if device.name == path:
-            return device
+    if not os.path.isfile(path):
+        real = os.path.realpath(path)  # of a link below /dev/disk, for example
+        for device in list_candidates():
+            if device.name == real:
+                return device
     return capture.describe_path(path)
 
 

@@ -214,6 +214,32 @@ def test_a_bad_name_is_refused_before_the_disk_is_looked_for(capsys: Capture) ->
     assert "InvalidRequest: the image name '../image'" in capsys.readouterr().err
 
 
+def test_a_disk_that_a_link_names_has_its_serial(
+    make_disk: Callable[..., Path], directory: Path, tmp_path: Path, capsys: Capture,
+    put_on_path: Callable[[str, str], None],
+) -> None:  # fmt: skip
+    with disks.LoopDevice(make_disk()) as loop:
+        row = {
+            "kname": Path(loop.path).name, "type": "disk", "size": MIB, "model": None,
+            "rota": False, "serial": "SN", "wwn": None, "log-sec": 512, "tran": None,
+        }  # fmt: skip
+        put_on_path("lsblk", "echo '%s'" % json.dumps({"blockdevices": [row]}))
+        (tmp_path / "by-id").symlink_to(loop.path)
+        argv = ["stream", "file://%s" % directory, "image", "--device", str(tmp_path / "by-id")]
+        code, result = _json([*argv, "--expected-serial", "SN"], capsys)
+    assert code == 0
+    assert (result["device"]["name"], result["device"]["serial"]) == (loop.path, "SN")
+
+
+def test_an_image_file_needs_no_list_of_disks(
+    make_disk: Callable[..., Path], directory: Path, put_on_path: Callable[[str, str], None]
+) -> None:
+    put_on_path("lsblk", "exit 1")
+    argv = ["stream", "file://%s" % directory, "image", "--device", str(make_disk())]
+    assert cli.main(argv) == 0
+    assert (directory / "image").exists()
+
+
 def test_a_mounted_device_is_refused(tmp_path: Path, directory: Path, capsys: Capture) -> None:
     image = tmp_path / "ext4.raw"
     image.write_bytes(bytes(8 * MIB))
