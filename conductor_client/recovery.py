@@ -27,6 +27,8 @@ _SLACK_S = 60
 _SERVICES = (
     states.SERVICING, states.SERVICE_WAIT, states.SERVICE_FAILED, states.SERVICE_HOLD,
 )  # fmt: skip
+# How Ironic before 32.0 refuses to abort a service that failed.
+_NO_WAY_OUT = 'while it is in state "%s"' % states.SERVICE_FAILED
 POWER_ON, POWER_OFF = "power on", "power off"
 
 
@@ -87,6 +89,10 @@ def _is_settled(node: Node, record: Record, *, patient: bool) -> bool:
 
 
 def _abort(node: Node, record: Record) -> None:
+    """Ask for the abort; that it is refused for now is no error.
+
+    :raises: ServiceFailed when Ironic never can, IronicUnavailable
+    """
     LOG.warning(
         "Aborting the service of node %(node)s, which is %(state)s, to bring its instance back",
         {"node": record.name, "state": record.provision_state},
@@ -94,6 +100,12 @@ def _abort(node: Node, record: Record) -> None:
     try:
         node.abort()
     except errors.NodeNotReady as exc:
+        if _NO_WAY_OUT in str(exc):
+            raise errors.ServiceFailed(
+                "node %s is %s, which this Ironic cannot abort (32.0 and later can): its machine "
+                "stays in the ramdisk until a service succeeds; take the snapshot again"
+                % (record.name, record.provision_state)
+            ) from exc
         # It has moved on, or a conductor holds its lock: the next look tells.
         LOG.info("Not aborted: %(reason)s", {"reason": exc})
 

@@ -65,17 +65,22 @@ def test_a_failed_service_is_left_if_that_is_asked_for(ask: Ask) -> None:
     assert ironic.asked == []
 
 
-def test_an_ironic_whose_abort_stops_halfway_is_asked_twice(ask: Ask) -> None:
-    # as 26.1.1 does
+def test_an_ironic_that_cannot_abort_what_failed_is_asked_once(ask: Ask) -> None:
+    # as Ironic before 32.0, which aborts a service that waits, and leaves the node failed
     ironic = FakeIronic(provision_state="service wait")
+    refusal = fault(
+        'The requested action "abort" can not be performed on node "node-1" while it is in '
+        'state "service failed".'
+    )
 
-    def stop_halfway() -> None:
+    def refuse_from_now_on() -> None:
         ironic.node["provision_state"] = "service failed"
-        ironic.on_abort = [BACK]
+        ironic.refusals[("PUT", "states/provision")] = [refusal]
 
-    ironic.on_abort = [stop_halfway]
-    recovery.bring_back(ask(ironic), ours, finishing=False)
-    assert ironic.asked == ["abort", "abort"]
+    ironic.on_abort = [refuse_from_now_on]
+    with pytest.raises(errors.ServiceFailed, match="take the snapshot again"):
+        recovery.bring_back(ask(ironic), ours, finishing=False)
+    assert ironic.asked == ["abort"]
 
 
 def test_an_abort_that_is_refused_is_asked_for_again(ask: Ask) -> None:
