@@ -5,9 +5,10 @@ The API is spoken to without the client library's own resources, since those cho
 the API by themselves, and since what it answers is parsed here, once.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib import parse
@@ -18,6 +19,9 @@ from keystoneauth1 import exceptions as keystone_exceptions
 from oslo_log import log
 
 from conductor_client import errors, states
+from conductor_client.ironic.image_access import projects_of
+from conductor_client.ironic.record import KEY, Book
+from conductor_client.ironic.record import Record as SnapshotRecord
 from snapshot_core.process import printable
 
 LOG = log.getLogger(__name__)
@@ -35,7 +39,9 @@ _API_ERRORS = (openstack.exceptions.SDKException, keystone_exceptions.ClientExce
 class Record:
     """A node as Ironic shows it at one moment.
 
-    ``steps`` are those of the service that runs or failed; None: this account is not shown them.
+    ``steps`` are those of the service that runs or failed. They and ``last_error`` are None where
+    this account is not shown them. ``snapshot`` is the last one that the conductor's plug-in took
+    or takes, and ``projects`` are those whose images it may go into.
     """
 
     uuid: str
@@ -47,10 +53,12 @@ class Record:
     maintenance: bool
     maintenance_reason: str
     fault: str | None
-    last_error: str
+    last_error: str | None
     vendor_interface: str | None
     instance_uuid: str | None
+    projects: frozenset[str]
     steps: tuple[Mapping[str, Any], ...] | None
+    snapshot: SnapshotRecord | None
 
     @property
     def free(self) -> bool:
@@ -77,10 +85,16 @@ class Record:
                 maintenance=bool(raw.get("maintenance")),
                 maintenance_reason=_text(raw.get("maintenance_reason")),
                 fault=raw.get("fault"),
-                last_error=_text(_shown(raw.get("last_error"))),
+                last_error=_last_error(raw.get("last_error")),
                 vendor_interface=raw.get("vendor_interface"),
                 instance_uuid=raw.get("instance_uuid"),
+                projects=projects_of(
+                    raw.get("owner"),
+                    raw.get("lessee"),
+                    (raw.get("instance_info") or {}).get("project_id"),
+                ),
                 steps=_steps(info),
+                snapshot=_snapshot(info),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise errors.IronicUnavailable("what Ironic tells of the node is unusable") from exc
@@ -215,21 +229,27 @@ def clear_service_fault(node: Node, record: Record) -> None:
     node.clear_maintenance()
 
 
-def steps_named(steps: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Tell whether one of the ``steps`` has this name."""
-    return any(step.get("step") == name for step in steps)
-
-
 def _shown(value: Any) -> Any:
     """Return a field's value, or None where the account may not see it: a lessee's, for example."""
     # Ironic 39: "** Redacted - requires ... permission. **"
     return None if isinstance(value, str) and value.startswith("** ") else value
 
 
+def _last_error(raw: object) -> str | None:
+    return None if raw and _shown(raw) is None else _text(raw)
+
+
 def _steps(info: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
     if "content" in info and _shown(info["content"]) is None:
         return None
     return tuple(dict(step) for step in info.get("service_steps") or ())
+
+
+def _snapshot(info: Mapping[str, Any]) -> SnapshotRecord | None:
+    # What a plug-in of another version remembers may be anything.
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, errors.SnapshotError):
+        return Book.parse(info.get(KEY)).record
+    return None
 
 
 def _text(value: object) -> str:

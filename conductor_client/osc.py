@@ -168,7 +168,8 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
     has_plugin = plugin.is_offered(Node(connection, arguments.node).read())
     if not arguments.wait and not has_plugin:
         _say("The conductor has no plug-in for snapshots: this command uploads, and so it waits.")
-    with ProgressDisplay() as display, _Interrupts(arguments.node, name) as interrupts:
+    second = _CONDUCTOR_GOES_ON if has_plugin else _NODE_GOES_ON % (arguments.node, name)
+    with ProgressDisplay() as display, _Interrupts(arguments.node, second) as interrupts:
 
         def tell(progress: Progress) -> None:
             interrupts.phase = progress.phase
@@ -200,14 +201,17 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
 
 
 def _upload(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.NodeSnapshot:
+    is_kept = plugin.keeps(Node(connection, arguments.node).read(), arguments.resume)
     with ProgressDisplay() as display:
         return sdk.upload_captured(
             connection,
             arguments.node,
             arguments.resume,
             image=image,
-            storage=_storage(arguments),
+            storage=None if is_kept else _storage(arguments),
             image_format=arguments.image_format,
+            timeout_s=arguments.timeout,
+            wait=arguments.wait,
             work_dir=arguments.work_dir,
             on_progress=display,
         )
@@ -233,12 +237,26 @@ def _say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
-class _Interrupts:
-    """The first Ctrl-C says what goes on, and the second one ends the command."""
+_NODE_GOES_ON = (
+    "this command then cleans up. Ctrl-C again ends this command alone: the node goes on and comes "
+    "back, but not if it was off before, and then: openstack baremetal node snapshot %s --image "
+    "IMAGE --resume %s"
+)
+_CONDUCTOR_GOES_ON = (
+    "the conductor then cleans up. Ctrl-C again ends this command alone: the conductor goes on, "
+    "uploads the image and brings the node back, but not to be off if it was off before"
+)
 
-    def __init__(self, node: str, image_name: str) -> None:
+
+class _Interrupts:
+    """The first Ctrl-C says what goes on, and the second one ends the command.
+
+    :param second: says what the second one does.
+    """
+
+    def __init__(self, node: str, second: str) -> None:
         self._node = node
-        self._image_name = image_name
+        self._second = second
         self._before: Any = None
         self.phase = "check"
 
@@ -252,9 +270,6 @@ class _Interrupts:
     def _explain(self, _signum: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _say(
-            "\nThe snapshot of %(node)s goes on (%(phase)s). To abort it: openstack baremetal "
-            "node abort %(node)s; this command then cleans up. Ctrl-C again ends this command "
-            "alone: the node goes on and comes back, but not if it was off before, and then: "
-            "openstack baremetal node snapshot %(node)s --image IMAGE --resume %(image_name)s"
-            % {"node": self._node, "phase": self.phase, "image_name": self._image_name}
+            "\nThe snapshot of %s goes on (%s). To abort it: openstack baremetal node abort %s; %s"
+            % (self._node, self.phase, self._node, self._second)
         )

@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the conductor has the plug-in: only ask, and wait.
 
-A node whose vendor interface is called ``snapshot`` offers the service step ``snapshot`` with the
-argument ``image_ref``, which captures and uploads on the conductor's side.
+A node whose vendor interface is called ``snapshot`` offers the service steps ``snapshot``, which
+captures and uploads on the conductor's side, and ``upload_snapshot``, which uploads again.
 """
 
 from typing import Any
 
 from conductor_client import errors, states
+from conductor_client.agent import Captured
 from conductor_client.delivery import CaptureOptions
-from conductor_client.images import GlanceImage, ImageTarget
+from conductor_client.ironic.image_access import Image
+from conductor_client.ironic.record import Phase
 from conductor_client.node import Record
 from conductor_client.ramdisk_step import options_to_wire
-from conductor_client.service import STEP, Service
+from conductor_client.service import STEP, UPLOAD_STEP, Service
+from snapshot_core.progress import Progress
 
 _INTERFACE = "snapshot"
+_AT_WORK = (Phase.REQUESTED, Phase.STARTING, Phase.CAPTURING, Phase.UPLOADING)
 
 
 def is_offered(record: Record) -> bool:
@@ -22,29 +26,71 @@ def is_offered(record: Record) -> bool:
     return record.vendor_interface == _INTERFACE
 
 
+def keeps(record: Record, image_name: str) -> bool:
+    """Tell whether the conductor has kept this captured image for another upload.
+
+    Where this account is not shown that, it is taken for granted.
+    """
+    if not is_offered(record) or record.steps is None:
+        return is_offered(record)
+    kept = record.snapshot
+    if kept is None or kept.image_name != image_name:
+        return False
+    # An aborted upload leaves it at that.
+    return kept.phase in (Phase.KEPT, Phase.UPLOADING)
+
+
 def step(image_ref: str, options: CaptureOptions) -> dict[str, Any]:
-    """Return the plug-in's service step."""
+    """Return the plug-in's service step that takes a snapshot."""
     arguments = {"image_ref": image_ref, **options_to_wire(options)}
     return {"interface": "vendor", "step": STEP, "args": arguments}
 
 
-def run(service: Service, target: ImageTarget, *, wait: bool) -> list[str]:
+def upload_step(image_ref: str) -> dict[str, Any]:
+    """Return the plug-in's service step that uploads what was kept; it needs no ramdisk."""
+    return {"interface": "vendor", "step": UPLOAD_STEP, "args": {"image_ref": image_ref}}
+
+
+def run(
+    service: Service,
+    connection: Any,
+    image_ref: str,
+    *,
+    wait: bool,
+    captured: Captured | None = None,
+) -> list[str]:
     """Start the service, and wait until it is over; return what went wrong with the way back.
 
     :param wait: else return as soon as it is started.
+    :param captured: what the conductor has kept; the image may have received it already.
     :raises: one of ``conductor_client.errors``
     """
-    if not isinstance(target, GlanceImage):
-        raise errors.InvalidRequest("the conductor's plug-in takes the UUID of an image in Glance")
-    target.check()
+    image = _read(connection, image_ref)
     service.check()
+    # The conductor refuses these too, when the instance is down.
+    image.check_access(service.before.projects)
+    if captured is None or image.takes(captured.sha512):
+        image.check_queued()
     service.start()
     if not wait:
         return []
-    # A node is active after an abort, too; and a lessee is not shown what Ironic says of that.
-    service.watch(
-        lambda record: (
-            record.free and record.provision_state == states.ACTIVE and target.status() == "active"
-        )
-    )
+
+    def arrived(record: Record) -> bool:
+        snapshot = record.snapshot
+        if snapshot and snapshot.image_ref == image_ref and snapshot.phase in _AT_WORK:
+            service.tell(Progress(snapshot.phase.value))
+        # A node is active after an abort, too; and a lessee is not shown what Ironic says of that.
+        done = record.free and record.provision_state == states.ACTIVE
+        return done and _read(connection, image_ref).status == "active"
+
+    service.watch(arrived)
     return service.come_back(finishing=True)
+
+
+def _read(connection: Any, image_ref: str) -> Image:
+    try:
+        return Image.read(connection, image_ref)
+    except errors.InvalidRequest as exc:
+        raise errors.InvalidRequest(
+            "the conductor's plug-in takes the UUID of an image in Glance: %s" % exc
+        ) from exc

@@ -38,7 +38,7 @@ def why_failed(record: Record) -> errors.SnapshotError:
 
     An error of the step itself is a :class:`.CommandFailed` with the step's own error word.
     """
-    said = record.last_error
+    said = record.last_error or ""
     if ours := _OURS.search(said):
         return errors.CommandFailed(ours["word"], ours["why"].strip())
     for pattern, meaning in _SAYINGS:
@@ -49,5 +49,11 @@ def why_failed(record: Record) -> errors.SnapshotError:
             )
     return errors.ServiceFailed(
         "the service of node %s ended in the state %s without an image: %s"
-        % (record.name, record.provision_state, said or "Ironic gives no reason")
+        % (record.name, record.provision_state, said or _no_reason(record))
     )
+
+
+def _no_reason(record: Record) -> str:
+    if record.last_error is None:
+        return "why, Ironic does not show to this account: ask its operator"
+    return "Ironic gives no reason"

@@ -122,6 +122,8 @@ def restore_power(node: Node, record: Record, *, was_off: bool, shutdown_timeout
             node.set_power(POWER_ON)
             wait_for_power(node, POWER_ON, _PATIENCE_S)
         return
+    if record.power_state == POWER_OFF:
+        return
     # The instance has begun to boot: it is asked before its power is cut.
     if not shut_down(node, shutdown_timeout_s):
         node.set_power(POWER_OFF)

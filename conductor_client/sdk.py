@@ -110,7 +110,7 @@ def snapshot_node(
     target = parse_image_ref(image, connection)
     if plugin.is_offered(record):
         service = Service(ironic_node, plugin.step(image, options), handling, on_progress)
-        warnings = plugin.run(service, target, wait=wait)
+        warnings = plugin.run(service, connection, image, wait=wait)
         state = states.ACTIVE if wait else states.SNAPSHOTTING
         return NodeSnapshot(record.uuid, image, state, service.consistency, None, tuple(warnings))
     name = check_image_name(image_name or delivery.new_image_name(options.image_format))
@@ -130,20 +130,35 @@ def upload_captured(
     image_name: str,
     *,
     image: str,
-    storage: StorageAccess,
+    storage: StorageAccess | None = None,
     image_format: str = "qcow2",
+    timeout_s: float = delivery.TIMEOUT_S,
+    wait: bool = True,
     work_dir: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> NodeSnapshot:
-    """Upload an image that was captured before; nothing is asked of the node.
+    """Upload an image that was captured before; the machine is not touched.
 
-    If that fails, it still is in the storage.
+    If that fails, it still is in the storage. What the conductor's plug-in has kept is uploaded by
+    a service of the node, which is left in ``service failed`` when that fails: an abort would
+    cut the power of the instance.
 
     :param image_name: its name in the storage, as the error said that left it there.
+    :param storage: not needed where the conductor has kept it.
+    :param timeout_s: how long the conductor may take, in seconds.
+    :param wait: whether to wait for the conductor; this side always waits for itself.
     :raises: one of ``conductor_client.errors``
     """
     check_image_name(image_name)
-    record = Node(connection, node).read()
+    ironic_node = Node(connection, node)
+    record = ironic_node.read()
+    if plugin.keeps(record, image_name):
+        handling = Handling(shutdown_timeout_s=0, timeout_s=timeout_s, leave_failed=True)
+        service = Service(ironic_node, plugin.upload_step(image), handling, on_progress)
+        captured = record.snapshot.captured if record.snapshot else None
+        warnings = plugin.run(service, connection, image, wait=wait, captured=captured)
+        state = states.ACTIVE if wait else states.SNAPSHOTTING
+        return NodeSnapshot(record.uuid, image, state, None, None, tuple(warnings))
     target = parse_image_ref(image, connection)
     with _collection(storage, record.uuid) as opened:
         name = "%s/%s" % (record.uuid, image_name)
@@ -165,7 +180,8 @@ def _collection(access: StorageAccess | None, uuid: str) -> Iterator[Storage]:
     """Yield the storage; in the end a node's collection in it that is empty is removed."""
     if access is None:
         raise errors.InvalidRequest(
-            "the storage is needed: without the plug-in in the conductor this side uploads"
+            "the storage is needed: this side uploads, since the conductor has no plug-in for this "
+            "node, or has not kept this image"
         )
     with access.opened() as storage:
         try:

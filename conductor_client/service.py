@@ -15,7 +15,6 @@ from conductor_client.node import (
     Node,
     Record,
     clear_service_fault,
-    steps_named,
 )
 from conductor_client.reasons import why_failed
 from snapshot_core.progress import OnProgress, Progress
@@ -23,6 +22,8 @@ from snapshot_core.progress import OnProgress, Progress
 LOG = log.getLogger(__name__)
 
 STEP = "snapshot"
+# Of the conductor's plug-in: a captured image is uploaded again.
+UPLOAD_STEP = "upload_snapshot"
 _POLL_S = 2.0
 _SHUTDOWN_TIMEOUT_S = 300
 # Ironic locks a node for a moment whenever it looks at its power.
@@ -56,7 +57,8 @@ class Service:
         self._node = node
         self._step = step
         self._handling = handling
-        self._tell = on_progress or (lambda progress: None)
+        #: Takes the progress.
+        self.tell = on_progress or (lambda progress: None)
         self._before: Record | None = None
         self._shut_down = False
         #: ``clean`` or ``crash``: what the file systems of the instance are like.
@@ -102,7 +104,7 @@ class Service:
         """
         try:
             self._prepare()
-            self._tell(Progress("boot"))
+            self.tell(Progress("boot"))
             self._node.start_service(self._step)
         except errors.NodeNotReady:
             self._leave()
@@ -122,7 +124,7 @@ class Service:
         elif self._was_off:
             self.consistency = "clean"
         elif self._handling.shutdown_timeout_s:
-            self._tell(Progress("shut down"))
+            self.tell(Progress("shut down"))
             off = recovery.shut_down(self._node, self._handling.shutdown_timeout_s)
             self._shut_down = off is not None
             if off:
@@ -195,7 +197,7 @@ class Service:
 
         :param finishing: the step is done.
         """
-        self._tell(Progress("return"))
+        self.tell(Progress("return"))
         try:
             record = recovery.bring_back(
                 self._node,
@@ -223,8 +225,7 @@ def _check_state(record: Record) -> None:
         raise errors.NodeNotReady(
             "node %s is in the state %s, expected active" % (record.name, record.provision_state)
         )
-    # Where the account is not shown which service failed, the one who asks is believed.
-    if failed and record.steps is not None and not steps_named(record.steps, STEP):
+    if failed and not _may_be_ours(record):
         raise errors.NodeNotReady(
             "node %s is in the state %s, and not because of a snapshot: recover it first"
             % (record.name, record.provision_state)
@@ -235,6 +236,16 @@ def _check_state(record: Record) -> None:
             "node %s is in maintenance (%s): a service cannot start"
             % (record.name, record.maintenance_reason or "no reason is given")
         )
+
+
+def _may_be_ours(record: Record) -> bool:
+    """Tell whether the service that failed was a snapshot; who is not shown that is believed."""
+    if record.steps is None:
+        LOG.warning(
+            "This account is not shown which service of %(node)s failed", {"node": record.name}
+        )
+        return True
+    return any(step.get("step") in (STEP, UPLOAD_STEP) for step in record.steps)
 
 
 class _Patience:

@@ -11,6 +11,7 @@ import openstack.connection
 from tests.unit.conductor_client.fake_agent import as_json
 from tests.unit.http_server import Answer, Request
 
+PROJECT = "a-project"
 UUID = "6f0b1e3a-52c8-4e0d-9c3b-0a1d2c3b4a59"
 # A moment of a node's life: what changes of it, or what happens.
 Moment = dict[str, Any] | Callable[[], None]
@@ -41,7 +42,8 @@ class FakeGlance:
             return Answer(500)
         if self.status is None:
             return Answer(404)
-        return as_json({"id": path.rpartition("/")[2], "status": self.status, **self.fields})
+        image = {"id": path.rpartition("/")[2], "owner": PROJECT, "visibility": "private"}
+        return as_json({**image, "status": self.status, **self.fields})
 
 
 def _version(version: str, request: Request) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class FakeIronic:
 
     ``on_service`` are the moments after a service was asked for, ``on_abort`` those after an
     abort. ``refusals`` answer requests in place of the node: by method and the path's end.
+    ``shown`` is what an account sees in place of some fields.
     """
 
     def __init__(
@@ -68,12 +71,13 @@ class FakeIronic:
             "uuid": UUID, "name": "node-1", "provision_state": "active", "power_state": "power on",
             "target_power_state": None, "reservation": None, "maintenance": False, "fault": None,
             "maintenance_reason": None, "last_error": None, "vendor_interface": "no-vendor",
-            "instance_uuid": None, "driver_internal_info": {}, **fields,
+            "instance_uuid": None, "owner": PROJECT, "driver_internal_info": {}, **fields,
         }  # fmt: skip
         self.on_service = on_service or []
         self.on_abort = on_abort if on_abort is not None else [{"provision_state": "active"}]
         self.validation: dict[str, Any] = {"power": {"result": True}, "network": {"result": True}}
         self.refusals: dict[tuple[str, str], list[Answer]] = {}
+        self.shown: dict[str, Any] = {}
         self.asked: list[str] = []
         self.services: list[dict[str, Any]] = []
         self._coming: list[Moment] = []
@@ -91,7 +95,7 @@ class FakeIronic:
         match method, what:
             case "GET", "":
                 self._go_on()
-                return as_json(self.node)
+                return as_json({**self.node, **self.shown})
             case "GET", "validate":
                 return as_json(self.validation)
             case "DELETE", "maintenance":
@@ -125,7 +129,9 @@ class FakeIronic:
         self.services += body["service_steps"]
         self.node.update(
             provision_state="servicing", power_state="power on",
-            driver_internal_info={"service_steps": body["service_steps"]},
+            driver_internal_info={
+                **self.node["driver_internal_info"], "service_steps": body["service_steps"],
+            },
         )  # fmt: skip
         self._coming = list(self.on_service)
         return Answer(202)

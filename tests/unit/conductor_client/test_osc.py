@@ -2,6 +2,7 @@
 """``openstack baremetal node snapshot``: its options, its columns and its errors."""
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable
 from importlib import metadata
@@ -20,9 +21,11 @@ from tests.unit.conductor_client.test_sdk import (
     DATA,
     FAILED,
     IMAGE,
+    KEPT,
     WAIT,
     Ramdisk,
     finished,
+    remembered,
 )
 from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
 
@@ -197,15 +200,59 @@ def test_a_wrong_usage_is_refused(run: Run, arguments: list[str], capsys: Captur
     assert "usage: openstack baremetal node snapshot" in capsys.readouterr().err
 
 
-def test_the_first_interrupt_speaks_and_the_second_ends(capsys: Capture) -> None:
+def interrupted(run: Callable[[], object], capsys: Capture) -> str:
+    """Interrupt what ``run`` does at a moment that it chooses; return what is said then."""
     before = signal.getsignal(signal.SIGINT)
-    with osc._Interrupts("node-1", "image-1") as interrupts:
-        interrupts.phase = "stream"
+    run()
+    assert signal.getsignal(signal.SIGINT) is before
+    return capsys.readouterr().err
+
+
+def test_an_interrupt_says_what_goes_on_and_how_to_go_on_later(
+    run: Run, ramdisk: Ramdisk, tmp_path: Path, capsys: Capture
+) -> None:
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    ramdisk.ironic.on_service = [WAIT, ramdisk.begin, interrupt, {}, {}, ramdisk.end, ACTIVE]
+    target = "file://%s/new" % tmp_path
+    said = interrupted(lambda: run(ramdisk.ironic, "--image", target), capsys)
+    assert "The snapshot of node-1 goes on (stream)" in said
+    assert "openstack baremetal node abort node-1; this command then cleans up" in said
+    assert "--resume %s" % ramdisk.name in said
+
+
+def test_with_the_plug_in_an_interrupt_says_that_the_conductor_goes_on(
+    run: Run, capsys: Capture
+) -> None:
+    glance = FakeGlance()
+    ironic = FakeIronic(vendor_interface="snapshot")
+    ironic.on_service = [
+        WAIT, lambda: os.kill(os.getpid(), signal.SIGINT), {}, {}, finished(ironic, glance),
+    ]  # fmt: skip
+    said = interrupted(lambda: run(ironic, "--image", IMAGE, "--wait", glance=glance), capsys)
+    assert "openstack baremetal node abort node-1; the conductor then cleans up" in said
+    assert "the conductor goes on" in said
+    assert "--resume" not in said
+
+
+def test_the_second_interrupt_ends() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with osc._Interrupts("node-1", "it goes on"):
         signal.raise_signal(signal.SIGINT)
-        said = capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-    assert "The snapshot of node-1 goes on (stream)" in said
-    assert "openstack baremetal node abort node-1" in said
-    assert "--resume image-1" in said
+
+
+def test_what_the_conductor_has_kept_is_resumed_without_a_storage(run: Run) -> None:
+    glance = FakeGlance()
+    ironic = FakeIronic(vendor_interface="snapshot", driver_internal_info=remembered("kept"))
+    ironic.on_service = [WAIT, finished(ironic, glance)]
+    row = run(ironic, "--image", IMAGE, "--resume", KEPT, "--wait", glance=glance)
+    assert row["state"] == "active"
+    assert ironic.services == [
+        {"interface": "vendor", "step": "upload_snapshot", "args": {"image_ref": IMAGE}}
+    ]
+    with pytest.raises(exceptions.CommandError, match="set IRONIC_SNAPSHOT_STORAGE_URL"):
+        run(ironic, "--image", IMAGE, "--resume", "another", glance=glance)

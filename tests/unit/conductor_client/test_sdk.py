@@ -12,9 +12,13 @@ import pytest
 
 from conductor_client import errors, recovery, sdk, service
 from conductor_client.access import StorageAccess
+from conductor_client.agent import Captured
+from conductor_client.ironic.record import KEY, Book, Phase
+from conductor_client.ironic.record import Record as SnapshotRecord
 from snapshot_core.progress import Progress
 from tests.unit.conductor_client.fake_agent import result_about
 from tests.unit.conductor_client.fake_ironic import (
+    PROJECT,
     UUID,
     FakeGlance,
     FakeIronic,
@@ -483,6 +487,138 @@ def finished(ironic: FakeIronic, glance: FakeGlance) -> Moment:
     return finish
 
 
+GENERATION = "0123456789abcdef0123456789abcdef"
+KEPT = GENERATION + ".qcow2"
+
+
+def remembered(phase: str, image_ref: str = IMAGE) -> dict[str, Any]:
+    """Return what the plug-in keeps on a node, of a snapshot that was captured."""
+    captured = Captured.parse(result_about(KEPT, DATA))
+    record = SnapshotRecord(
+        GENERATION, image_ref, Phase(phase), 0, sdk.CaptureOptions(), captured=captured
+    )
+    return {KEY: Book(record).to_wire()}
+
+
+def test_with_the_plug_in_its_phases_are_the_progress(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    def moment(phase: str, image_ref: str = IMAGE) -> Callable[[], None]:
+        return lambda: with_plugin.node["driver_internal_info"].update(remembered(phase, image_ref))
+
+    told: list[Progress] = []
+    moments = [WAIT, moment("kept"), moment("capturing", "of another snapshot"),
+               *map(moment, ("requested", "starting", "capturing", "uploading", "done")),
+               {"driver_internal_info": {KEY: "of another version"}},
+               finished(with_plugin, glance)]  # fmt: skip
+    take(with_plugin, *moments, image=IMAGE, storage=None, glance=glance, on_progress=told.append)
+    assert list(dict.fromkeys(one.phase for one in told)) == [
+        "shut down", "boot", "requested", "starting", "capturing", "uploading", "return",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"owner": "somebody"}, "belongs to the project somebody"),
+        ({"visibility": "public"}, "is public"),
+        ({"status": "active"}, "is active, expected queued"),
+    ],
+)
+def test_with_the_plug_in_an_image_that_the_conductor_would_refuse_is_refused_before(
+    take: Take, with_plugin: FakeIronic, image: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((errors.InvalidRequest, errors.ImageNotQueued), match=message):
+        take(with_plugin, image=IMAGE, storage=None, glance=FakeGlance(**image))
+    assert with_plugin.asked == []
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"owner": None, "lessee": PROJECT},
+        {"owner": "another", "instance_info": {"project_id": PROJECT}},
+    ],
+)
+def test_with_the_plug_in_the_image_may_be_of_the_lessee_or_the_instance_s_project(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance, node: dict[str, Any]
+) -> None:
+    with_plugin.node.update(node)
+    done = finished(with_plugin, glance)
+    assert take(with_plugin, done, image=IMAGE, storage=None, glance=glance).state == "active"
+
+
+Resume = Callable[..., sdk.NodeSnapshot]
+
+
+@pytest.fixture
+def resume(serve: Callable[[Respond], AnsweringServer]) -> Resume:
+    def resume(
+        ironic: FakeIronic, *moments: Moment, glance: FakeGlance, name: str = KEPT
+    ) -> sdk.NodeSnapshot:
+        ironic.on_service = list(moments)
+        connection = connect(serve(ironic).url, image_endpoint_override=serve(glance).url + "/v2")
+        return sdk.upload_captured(connection, "node-1", name, image=IMAGE)
+
+    return resume
+
+
+@pytest.mark.parametrize("phase", ["kept", "uploading"])
+def test_what_the_conductor_has_kept_is_uploaded_by_it_and_the_machine_left_alone(
+    resume: Resume, with_plugin: FakeIronic, glance: FakeGlance, phase: str
+) -> None:
+    # An upload that was aborted leaves the phase as it was.
+    with_plugin.node["driver_internal_info"] = remembered(phase)
+    snapshot = resume(with_plugin, WAIT, finished(with_plugin, glance), glance=glance)
+    assert with_plugin.services == [
+        {"interface": "vendor", "step": "upload_snapshot", "args": {"image_ref": IMAGE}}
+    ]
+    assert with_plugin.asked == ["service"]
+    assert (snapshot.state, snapshot.consistency) == ("active", None)
+
+
+def test_the_machine_is_left_alone_too_when_that_fails(
+    resume: Resume, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    with_plugin.node["driver_internal_info"] = remembered("kept")
+    said = "Service step vendor.upload_snapshot failed on node %s. UploadFailed: no room" % UUID
+    with pytest.raises(errors.SnapshotError, match="UploadFailed: no room"):
+        resume(with_plugin, WAIT, {**FAILED, "last_error": said}, glance=glance)
+    # An abort would cut the power of an instance that runs.
+    assert with_plugin.asked == ["service"]
+    with_plugin.node["driver_internal_info"].update(remembered("kept"))
+    resume(with_plugin, WAIT, finished(with_plugin, glance), glance=glance)
+    assert with_plugin.asked == ["service", "service"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_glance_has_unconfirmed_is_for_the_conductor_to_see(
+    resume: Resume, with_plugin: FakeIronic, same: bool
+) -> None:
+    digest = hashlib.sha512(DATA).hexdigest() if same else "0" * 128
+    glance = FakeGlance("active", os_hash_algo="sha512", os_hash_value=digest)
+    with_plugin.node["driver_internal_info"] = remembered("kept")
+    if same:
+        assert resume(with_plugin, WAIT, ACTIVE, glance=glance).state == "active"
+    else:
+        with pytest.raises(errors.ImageNotQueued):
+            resume(with_plugin, glance=glance)
+    assert with_plugin.asked == (["service"] if same else [])
+
+
+@pytest.mark.parametrize(
+    ("info", "name"),
+    [(remembered("done"), KEPT), (remembered("kept"), "another"), ({}, KEPT)],
+)
+def test_what_the_conductor_has_not_kept_is_not_asked_of_it(
+    resume: Resume, with_plugin: FakeIronic, glance: FakeGlance, info: dict[str, Any], name: str
+) -> None:
+    with_plugin.node["driver_internal_info"] = info
+    with pytest.raises(errors.InvalidRequest, match="the storage is needed"):
+        resume(with_plugin, glance=glance, name=name)
+    assert with_plugin.asked == []
+
+
 def test_with_the_plug_in_the_service_is_asked_for_and_waited_for(
     take: Take, with_plugin: FakeIronic, glance: FakeGlance
 ) -> None:
@@ -520,7 +656,7 @@ def test_with_the_plug_in_it_need_not_be_waited_for(
     ("last_error", "message"),
     [
         ("By request, the service operation was aborted", "it was aborted"),
-        ("** Value Redacted - Requires permission. **", "Ironic gives no reason"),
+        ("** Value Redacted - Requires permission. **", "does not show to this account"),
     ],
 )
 def test_with_the_plug_in_an_abort_is_no_success(
@@ -549,10 +685,46 @@ def test_with_the_plug_in_an_image_that_is_not_there_is_refused_at_once(
     assert with_plugin.asked == []
 
 
+HIDDEN = "** Redacted - requires baremetal:node:get:reservation permission. **"
+
+
+@pytest.fixture
+def for_a_lessee(with_plugin: FakeIronic) -> FakeIronic:
+    """As Ironic 39 shows a node to an account of its lessee's."""
+    with_plugin.node.update(reservation=HIDDEN, last_error=HIDDEN)
+    with_plugin.shown = {"driver_internal_info": {"content": HIDDEN}}
+    return with_plugin
+
+
 def test_a_lessee_who_is_not_shown_the_lock_can_take_a_snapshot(
-    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+    take: Take, for_a_lessee: FakeIronic, glance: FakeGlance
 ) -> None:
-    hidden = "** Redacted - requires baremetal:node:get:reservation permission. **"
-    with_plugin.node.update(reservation=hidden, driver_internal_info={"content": hidden})
-    done = finished(with_plugin, glance)
-    assert take(with_plugin, done, image=IMAGE, storage=None, glance=glance).state == "active"
+    done = finished(for_a_lessee, glance)
+    assert take(for_a_lessee, done, image=IMAGE, storage=None, glance=glance).state == "active"
+
+
+def test_a_lessee_who_is_not_shown_what_failed_can_try_again(
+    take: Take, for_a_lessee: FakeIronic, glance: FakeGlance
+) -> None:
+    for_a_lessee.node.update(
+        provision_state="service failed", maintenance=True, fault="service failure"
+    )
+    done = finished(for_a_lessee, glance)
+    assert take(for_a_lessee, done, image=IMAGE, storage=None, glance=glance).state == "active"
+    assert for_a_lessee.asked == ["clear maintenance", "service"]
+
+
+def test_the_snapshot_of_a_lessee_that_fails_is_brought_back(
+    take: Take, for_a_lessee: FakeIronic, glance: FakeGlance
+) -> None:
+    failed = {"provision_state": "service failed", "last_error": HIDDEN}
+    with pytest.raises(errors.ServiceFailed, match="does not show to this account"):
+        take(for_a_lessee, WAIT, failed, image=IMAGE, storage=None, glance=glance)
+    assert for_a_lessee.asked == ["soft power off", "service", "abort"]
+
+
+def test_what_is_not_shown_of_a_kept_image_is_left_to_the_conductor(
+    resume: Resume, for_a_lessee: FakeIronic, glance: FakeGlance
+) -> None:
+    resume(for_a_lessee, WAIT, finished(for_a_lessee, glance), glance=glance)
+    assert for_a_lessee.asked == ["service"]
