@@ -105,7 +105,7 @@ class Capture(ABC):
         """Capture the image."""
 
     def may_go_on(self) -> bool:
-        """Tell whether the machine may still write to the storage, after an error or interrupt.
+        """Tell whether a machine may still write to the storage, after an error or interrupt.
 
         Then nothing is removed there.
         """

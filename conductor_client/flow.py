@@ -7,7 +7,7 @@ from typing import Any
 from oslo_log import log
 
 from conductor_client import delivery, errors
-from conductor_client.agent import Agent, Captured, storage_params
+from conductor_client.agent import Agent, Captured, NoAnswer, storage_params
 from conductor_client.delivery import CaptureOptions, Snapshot
 from conductor_client.images import parse_image_ref
 from snapshot_core.credentials import Credentials, Trust
@@ -97,6 +97,7 @@ class _AgentCapture(delivery.Capture):
         self._params = params
         self._on_progress = on_progress
         self._timeout_s = timeout_s
+        self._refused = False
 
     def check(self) -> None:
         """See :meth:`.Capture.check`."""
@@ -105,20 +106,38 @@ class _AgentCapture(delivery.Capture):
 
     def run(self) -> Captured:
         """See :meth:`.Capture.run`."""
-        command_id = self._agent.start(self._params)
+        command_id = None
         try:
-            return _follow(self._agent, command_id, self._on_progress, self._timeout_s)
-        except (KeyboardInterrupt, _TimedOut):
+            command_id = self._agent.start(self._params)
+            return _follow(
+                self._agent, command_id, self._on_progress, self._timeout_s, _AGENT_PATIENCE_S
+            )
+        except (KeyboardInterrupt, NoAnswer, _TimedOut):
             _stop(self._agent, command_id, self._storage, self._params["image_name"])
             raise
+        except (errors.InvalidRequest, errors.CommandFailed) as exc:
+            refusal = errors.InvalidRequest.__name__
+            self._refused = refusal in (exc.word, getattr(exc, "agent_word", None))
+            raise
+
+    def may_go_on(self) -> bool:
+        """See :meth:`.Capture.may_go_on`.
+
+        After a refusal another snapshot may have taken the name, and its machine goes on.
+        """
+        return self._refused
 
 
 def _follow(
-    agent: Agent, command_id: str, on_progress: OnProgress | None, timeout_s: float
+    agent: Agent,
+    command_id: str,
+    on_progress: OnProgress | None,
+    timeout_s: float,
+    patience_s: float,
 ) -> Captured:
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        status = agent.status(command_id, _AGENT_PATIENCE_S)
+    while (left_s := deadline - time.monotonic()) > 0:
+        status = agent.status(command_id, min(patience_s, left_s))
         if status.captured is not None:
             return status.captured
         if status.progress is not None and on_progress is not None:
@@ -134,12 +153,20 @@ class _TimedOut(errors.AgentUnavailable):
     """The agent is alive, but its time is over."""
 
 
-def _stop(agent: Agent, command_id: str, storage: Storage, name: str) -> None:
-    """Ask the agent to stop, and wait a while until it has; never raise one of our errors."""
+def _stop(agent: Agent, command_id: str | None, storage: Storage, name: str) -> None:
+    """Ask the agent to stop, and wait a while until it has; never raise one of our errors.
+
+    It is asked through the storage, and so hears of it if only the way to this side is cut.
+
+    :param command_id: None if the agent may have started it, and its answer was lost.
+    """
     LOG.warning("Asking the agent at %(agent)s to stop", {"agent": agent.url})
     try:
         storage.create(stop_name(name))
-        _follow(agent, command_id, None, _STOP_PATIENCE_S)
+        if command_id is None:
+            _wait_until_idle(agent, _STOP_PATIENCE_S)
+        else:
+            _follow(agent, command_id, None, _STOP_PATIENCE_S, _STOP_PATIENCE_S)
     except errors.CommandFailed as exc:
         LOG.warning("The agent has stopped: %(reason)s", {"reason": exc})
     except errors.SnapshotError as exc:
@@ -150,3 +177,16 @@ def _stop(agent: Agent, command_id: str, storage: Storage, name: str) -> None:
         )
     finally:
         storage.discard(stop_name(name))
+
+
+def _wait_until_idle(agent: Agent, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            agent.check()
+        except errors.AgentUnavailable:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_POLL_S)

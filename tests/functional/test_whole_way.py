@@ -19,6 +19,7 @@ from tests.functional.conftest import PASSWORD, SERIAL, USERNAME, WWN, Dav, iden
 from tests.functional.test_writers import wait_until_begun
 from tests.lab import certificates, disks
 from tests.lab.agent import Agent, FakeDisk
+from tests.lab.cutting_proxy import CuttingProxy
 from tests.lab.glance import Glance
 
 ACCOUNT = Credentials(USERNAME, PASSWORD)
@@ -265,6 +266,7 @@ def test_an_agent_that_dies_leaves_nothing_and_the_image_queued(
     wsgidav: Dav, fake_disk: FakeDisk, glance: Glance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("conductor_client.flow._AGENT_PATIENCE_S", 2)
+    monkeypatch.setattr("conductor_client.flow._STOP_PATIENCE_S", 2)
     cloud = glance.connection()
     image = cloud.image.create_image(name="agent dies", allow_duplicates=True)
     with Agent([fake_disk]) as agent:
@@ -281,6 +283,29 @@ def test_an_agent_that_dies_leaves_nothing_and_the_image_queued(
             )  # fmt: skip
     assert wsgidav.names() == []
     assert cloud.image.get_image(image.id).status == "queued"
+
+
+def test_an_agent_that_is_cut_off_from_us_alone_is_stopped_and_leaves_nothing(
+    wsgidav: Dav, fake_disk: FakeDisk, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conductor_client.flow._AGENT_PATIENCE_S", 2)
+    monkeypatch.setattr("conductor_client.flow._STOP_PATIENCE_S", 20)
+    with Agent([fake_disk]) as agent, CuttingProxy(agent.port) as proxy:
+
+        def cut(progress: Progress) -> None:
+            if progress.bytes_done > 0:
+                proxy.cut(10_000)
+
+        with pytest.raises(errors.AgentUnavailable, match="does not answer"):
+            take_into_a_file(
+                agent, wsgidav, tmp_path / "a.qcow2",
+                agent_url="http://127.0.0.1:%d" % proxy.port, on_progress=cut,
+                options=CaptureOptions(writer="dd"),
+            )  # fmt: skip
+        AgentClient(agent.url, agent.token, Trust()).check()  # is not busy any more
+        assert list(agent.tempdir.iterdir()) == []
+    assert wsgidav.names() == []
+    assert list(tmp_path.glob("a.*")) == []
 
 
 @pytest.mark.parametrize("writer", ["davfs", "dd"])

@@ -33,6 +33,11 @@ class CuttingProxy:
         """How many connections are still to be cut."""
         return len(self._cuts)
 
+    def cut(self, connections: int) -> None:
+        """Cut so many connections from now on, each as soon as its client has sent something."""
+        with self._lock:
+            self._cuts += [1] * connections
+
     def __enter__(self) -> Self:
         self._accepting.start()
         return self

@@ -4,6 +4,8 @@
 import hashlib
 import os
 import re
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from tests.unit.conductor_client.fake_agent import (
     running,
     succeeded,
 )
-from tests.unit.http_server import Answer, AnsweringServer, Respond
+from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
 
 DATA = b"an image, as far as the conductor cares"
 Serve = Callable[[Respond], AnsweringServer]
@@ -301,6 +303,91 @@ def test_of_an_agent_that_does_not_stop_it_is_said_that_it_may_go_on(
     assert (_content(storage), _content(images)) == ({}, {})
     assert "may go on: power the machine off, or wait and then remove image" in caplog.text
     assert not [record for record in caplog.records if "s3cret" in str(vars(record))]
+
+
+class CutOff(Obedient):
+    """Writes until it is asked to stop, while none of its answers arrive: only the way is cut."""
+
+    def __init__(self, directory: Path, *, at_the_start: bool) -> None:
+        super().__init__(directory)
+        self.at_the_start = at_the_start
+        self.answers = [self._look_and_say_nothing]
+
+    def __call__(self, request: Request) -> Answer:
+        idle = super().__call__(request)
+        if request.method == "POST" and self.started and not self.stopped:
+            self._look()
+            return Answer(None) if self.at_the_start else as_json(running())
+        return idle
+
+    def _look_and_say_nothing(self) -> Any:
+        self._look()
+        return Answer(None)
+
+
+@pytest.mark.parametrize("at_the_start", [True, False])
+def test_an_agent_that_may_write_on_unheard_is_stopped_through_the_storage(
+    take: Take, storage: Path, images: Path, at_the_start: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = CutOff(storage, at_the_start=at_the_start)
+    with pytest.raises(errors.AgentUnavailable, match="does not answer"):
+        take(agent, image_name="image")
+    assert agent.stopped
+    assert (_content(storage), _content(images)) == ({}, {})
+
+
+def test_an_interrupt_of_the_start_stops_the_agent(take: Take, storage: Path, images: Path) -> None:
+    agent = CutOff(storage, at_the_start=True)
+    capture = agent.on_start
+
+    def interrupt(params: dict[str, Any]) -> None:
+        assert capture is not None
+        capture(params)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+    agent.on_start = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        take(agent, image_name="image")
+    assert agent.stopped
+    assert (_content(storage), _content(images)) == ({}, {})
+
+
+def test_the_time_for_a_stop_ends_though_the_patience_with_a_silent_agent_does_not(
+    take: Take, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "_AGENT_PATIENCE_S", 60)
+    silent: list[float] = []
+
+    def say_nothing_once_it_is_to_stop() -> Any:
+        if not (storage / "image.stop").exists():
+            return running()
+        silent.append(time.monotonic())
+        return Answer(None)
+
+    with pytest.raises(errors.AgentUnavailable, match="not done within 0 s"):
+        take(Machine(storage, say_nothing_once_it_is_to_stop), image_name="image", timeout_s=0.2)
+    assert time.monotonic() - silent[0] < 20
+
+
+@pytest.mark.parametrize("refusal", ["at the start", "by the command"])
+def test_what_another_snapshot_of_the_same_name_stores_is_not_removed(
+    take: Take, storage: Path, images: Path, refusal: str
+) -> None:
+    theirs = {"image": b"theirs", "image.part": b"theirs", "image.json": b"theirs"}
+    fault = "image.part exists: it is being written now"
+
+    def refuse(params: dict[str, Any]) -> Answer | None:
+        for name, content in theirs.items():
+            (storage / name).write_bytes(content)
+        if refusal == "at the start":
+            return as_json({"faultstring": "InvalidRequest: " + fault}, 400)
+        return None
+
+    agent = FakeAgent(failed({"type": "InvalidRequest", "details": fault}), on_start=refuse)
+    with pytest.raises(errors.SnapshotError, match=fault):
+        take(agent, image_name="image")
+    assert (_content(storage), _content(images)) == (theirs, {})
 
 
 def test_an_agent_that_went_away_is_given_up(take: Take, storage: Path, images: Path) -> None:
