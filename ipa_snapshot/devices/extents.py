@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranges of bytes, sorted, apart from each other, and packed: millions of them are nothing."""
+"""Ranges of bytes, sorted, apart from each other, and packed: millions of them are nothing.
+
+Where even that is too much, because a disk may free every second block, the map of a file system is
+made coarser: see :meth:`Extents.covering` and :meth:`Extents.within`.
+"""
 
 import bisect
 import heapq
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 _MOST = (1 << 63) - 1  # what Linux takes as an offset
+# A set takes 8 MiB then, and there are several of each file system's, four of which at once.
+MOST_RANGES = 1 << 19
+_FIRST_LEAST = 8192  # shorter ones, of a usual block, go first
+_BATCH = 1 << 15  # ranges that are sorted at once
+
+_Packed = tuple["array[int]", "array[int]"]  # starts, ends
 
 
 class Extents:
@@ -26,8 +36,31 @@ class Extents:
 
         :raises: ValueError for a negative start or length, or one that is no disk's.
         """
-        self._starts, self._ends = _merge(_checked(ranges))
+        self._take(_pack(_checked(ranges)))
+
+    def _take(self, packed: _Packed) -> None:
+        self._starts, self._ends = packed
         self.total = sum(self._ends) - sum(self._starts)
+
+    @classmethod
+    def covering(cls, ranges: Iterable[tuple[int, int]], most: int = MOST_RANGES) -> "Extents":
+        """Take all of the ranges, and short gaps between them where there are more than ``most``.
+
+        :raises: ValueError
+        """
+        extents = cls()
+        extents._take(_pack(_checked(ranges), _close_gaps, most))
+        return extents
+
+    @classmethod
+    def within(cls, ranges: Iterable[tuple[int, int]], most: int = MOST_RANGES) -> "Extents":
+        """Take the ranges, but not short ones where there are more than ``most``.
+
+        :raises: ValueError
+        """
+        extents = cls()
+        extents._take(_pack(_checked(ranges), _drop_short, most))
+        return extents
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for start, end in zip(self._starts, self._ends, strict=True):
@@ -123,16 +156,59 @@ def _checked(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             yield start, start + length
 
 
-def _merge(ranges: Iterator[tuple[int, int]]) -> tuple["array[int]", "array[int]"]:
-    """Pack ``(start, end)``; only what is not in order is sorted, and costs its memory."""
-    starts, ends = array("Q"), array("Q")
+def _pack(
+    ranges: Iterator[tuple[int, int]],
+    thin: Callable[[_Packed, int], _Packed] | None = None,
+    most: int = 0,
+) -> _Packed:
+    """Pack ``(start, end)`` in any order.
+
+    :param thin: makes fewer of more than ``most``, at the expense of what is shorter than a length.
+    """
+    runs: list[_Packed] = []
+    least = _FIRST_LEAST
+    while batch := sorted(itertools.islice(ranges, _BATCH)):
+        if not runs or (runs[-1][0] and batch[0][0] < runs[-1][0][-1]):
+            runs.append((array("Q"), array("Q")))
+        _append(runs[-1], batch)
+        while thin and _count(runs) > most and least < _MOST:
+            runs = [thin(run, least) for run in runs]
+            if _count(runs) > most * 3 // 4:
+                least *= 2
+    if len(runs) > 1:
+        return _pack(heapq.merge(*(zip(*run, strict=True) for run in runs)), thin, most)
+    return runs[0] if runs else (array("Q"), array("Q"))
+
+
+def _count(runs: list[_Packed]) -> int:
+    return sum(len(starts) for starts, _ends in runs)
+
+
+def _append(run: _Packed, ranges: Iterable[tuple[int, int]]) -> None:
+    starts, ends = run
     for start, end in ranges:
-        if starts and start < starts[-1]:
-            before = zip(starts, ends, strict=True)
-            return _merge(iter(sorted(itertools.chain(before, [(start, end)], ranges))))
         if ends and start <= ends[-1]:
             ends[-1] = max(ends[-1], end)
         else:
+            starts.append(start)
+            ends.append(end)
+
+
+def _close_gaps(run: _Packed, least: int) -> _Packed:
+    starts, ends = array("Q"), array("Q")
+    for start, end in zip(*run, strict=True):
+        if ends and start - ends[-1] < least:
+            ends[-1] = end
+        else:
+            starts.append(start)
+            ends.append(end)
+    return starts, ends
+
+
+def _drop_short(run: _Packed, least: int) -> _Packed:
+    starts, ends = array("Q"), array("Q")
+    for start, end in zip(*run, strict=True):
+        if end - start >= least:
             starts.append(start)
             ends.append(end)
     return starts, ends

@@ -15,7 +15,7 @@ from oslo_log import log
 
 from ipa_snapshot.devices import contents, partitions
 from ipa_snapshot.devices.contents import Mapped
-from ipa_snapshot.devices.extents import Extents
+from ipa_snapshot.devices.extents import MOST_RANGES, Extents
 from ipa_snapshot.devices.file_systems.view import partition_view
 from ipa_snapshot.devices.lvm.layout import read_layout
 from ipa_snapshot.devices.lvm.volumes import MEMBER, map_members, map_volume
@@ -69,9 +69,11 @@ def _map_slots(source: Source, slots: list[Slot]) -> list[Mapped]:
         names = list(pool.map(lambda slot: partitions.identify_slot(source.path, slot), slots))
         kinds = list(zip(slots, names, strict=True))
         layout = read_layout(source, (slot for slot, fs in kinds if fs == MEMBER))
-        volumes = pool.map(lambda volume: map_volume(source.path, volume), layout.volumes)
+        most = 2 * MOST_RANGES // (len(slots) + len(layout.volumes))
+        volumes = pool.map(lambda volume: map_volume(source.path, volume, most), layout.volumes)
         others = pool.map(
-            lambda kind: _map_slot(source, *kind), (kind for kind in kinds if kind[1] != MEMBER)
+            lambda kind: _map_slot(source, kind[0], kind[1], most),
+            (kind for kind in kinds if kind[1] != MEMBER),
         )
         mapped = [*map_members(layout, list(volumes)), *others]
     by_start = {one.partition.start: one for one in mapped}
@@ -102,16 +104,16 @@ def _together(source: Source, found: list[Mapped], *, edges: bool) -> UsedMap:
 
 
 def _joined(parts: Iterable[Extents]) -> Extents:
-    return Extents(itertools.chain.from_iterable(parts))
+    return Extents.covering(itertools.chain.from_iterable(parts))
 
 
-def _map_slot(source: Source, slot: Slot, fs: str | None) -> Mapped:
+def _map_slot(source: Source, slot: Slot, fs: str | None, most: int) -> Mapped:
     try:
         with partition_view(source.path, slot.start, slot.size) as view:
             found = contents.map_view(view, fs)
     except contents.FAILURES as exc:
         return contents.copied_whole(slot, fs, str(exc))
-    used = found.used.shifted(slot.start)
+    used = Extents.covering(found.used, most).shifted(slot.start)
     behind = Extents([(slot.start + found.size, slot.size - found.size)])
     partition = Partition(
         slot.number, slot.start, slot.size, fs, used.total + behind.total, found.known_by,

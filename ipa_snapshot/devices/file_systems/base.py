@@ -66,7 +66,7 @@ def from_free(
             "the file system has %d bytes, but its partition %d" % (size, view.size)
         )
     try:
-        ranges = Extents(free)
+        ranges = Extents.within(free)
     except ValueError as exc:
         raise NotUnderstood("free blocks that cannot be: %s" % exc) from exc
     if ranges.end > size:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from ipa_snapshot.devices.file_systems.base import NotUnderstood
 
-# A range takes 16 bytes of memory; a disk that frees every second block has a free block a range.
+# A disk that frees every second block has a free block a range, and each takes time to read.
 _MOST_RANGES = 4_000_000
 _WITH_ZEROS = re.compile(rb"\x00+|[^\x00\xff]")
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

@@ -66,17 +66,24 @@ def map_btrfs(view: View) -> FileSystemMap:
     fields = read_superblock(_inspect(view, "dump-super"))
     _refuse_unknown(fields)
     chunks = read_chunks(_inspect(view, "dump-tree", "--noscan", "-t", "chunk"))
-    logical = Extents(
-        read_extents(_inspect(view, "dump-tree", "--noscan", "-t", "extent"), fields["nodesize"])
-    )
-    if logical.total != fields["bytes_used"]:
+    counted = 0
+
+    def extents() -> Iterator[tuple[int, int]]:
+        nonlocal counted
+        lines = _inspect(view, "dump-tree", "--noscan", "-t", "extent")
+        for start, length in within(read_extents(lines, fields["nodesize"]), chunks):
+            counted += length
+            yield start, length
+
+    logical = Extents.covering(extents())
+    if counted != fields["bytes_used"]:
         raise NotUnderstood(
             "the extent tree has %d bytes, but the superblock counts %d"
-            % (logical.total, fields["bytes_used"])
+            % (counted, fields["bytes_used"])
         )
     size = fields["total_bytes"]
     fixed = Extents(_FIXED).clipped(0, size)
-    used = Extents(physical(logical, chunks)).union(fixed)
+    used = Extents.covering(physical(logical, chunks)).union(fixed)
     return checked(FileSystemMap(used, size, "btrfs: extent tree"), view)
 
 
@@ -146,20 +153,26 @@ def read_extents(lines: Iterable[str], node_size: int) -> Iterator[tuple[int, in
             yield int(found[1]), node_size if found[2] == "METADATA" else int(found[3])
 
 
-def physical(logical: Extents, chunks: list[Chunk]) -> Iterator[tuple[int, int]]:
-    """Yield where logical ranges lie on the device, every copy.
+def within(extents: Iterable[tuple[int, int]], chunks: list[Chunk]) -> Iterator[tuple[int, int]]:
+    """Yield the extents, and see that chunks hold all of each.
 
-    :raises: NotUnderstood for what no chunk holds.
+    :raises: NotUnderstood
     """
     starts = [chunk.start for chunk in chunks]
-    for start, length in logical:
-        position, end = start, start + length
-        while position < end:
+    for start, length in extents:
+        position = start
+        while position < start + length:
             index = bisect.bisect_right(starts, position) - 1
-            chunk = chunks[index]
-            stop = min(end, chunk.start + chunk.length)
+            stop = chunks[index].start + chunks[index].length
             if index < 0 or stop <= position:
                 raise NotUnderstood("an extent at %d lies in no chunk" % position)
-            for copy in chunk.copies:
-                yield copy + position - chunk.start, stop - position
             position = stop
+        yield start, length
+
+
+def physical(logical: Extents, chunks: list[Chunk]) -> Iterator[tuple[int, int]]:
+    """Yield where logical ranges lie on the device, every copy, in the order of the device."""
+    copies = sorted((copy, chunk.start, chunk.length) for chunk in chunks for copy in chunk.copies)
+    for copy, begin, length in copies:
+        for start, size in logical.clipped(begin, length):
+            yield copy + start - begin, size

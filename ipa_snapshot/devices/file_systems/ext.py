@@ -14,9 +14,8 @@ that comes twice is refused.
 
 import itertools
 import re
-from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ipa_snapshot.devices.file_systems.base import (
     DirtyJournal,
@@ -65,13 +64,13 @@ def read_dumpe2fs(lines: Iterable[str], view: View) -> FileSystemMap:
     words, first = _read_header(lines)
     header = _Header.parse(words)
     groups = _Groups(header)
-    for line in itertools.chain(first, lines):
-        groups.take(line)
-    groups.finish()
     size = header.blocks * header.block_size
-    known_by = "dumpe2fs: free blocks" + (" and unused inode tables" if groups.skipped else "")
     journal = "clean" if "has_journal" in header.features else None
-    return from_free(groups.free(), view, size, known_by, journal)
+    free = groups.free(itertools.chain(first, lines))
+    found = from_free(free, view, size, "dumpe2fs: free blocks", journal)
+    if not groups.skipped:
+        return found
+    return replace(found, known_by=found.known_by + " and unused inode tables")
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class _Groups:
 
     def __init__(self, header: _Header) -> None:
         self._header = header
-        self._starts, self._lengths = array("Q"), array("Q")
+        self._found: list[tuple[int, int]] = []  # first, and behind the last: of the last line
         self._number = -1
         self._first = self._last = 0
         self._table: tuple[int, int] | None = None
@@ -170,21 +169,24 @@ class _Groups:
         self._listed = 0
         self.skipped = 0
 
-    def free(self) -> Iterator[tuple[int, int]]:
-        """Yield what is free, in bytes."""
-        size = self._header.block_size
-        for start, length in zip(self._starts, self._lengths, strict=True):
-            yield start * size, length * size
-
-    def take(self, line: str) -> None:
-        """Take a line.
+    def free(self, lines: Iterable[str]) -> Iterator[tuple[int, int]]:
+        """Yield what is free, in bytes: what of it is wrong may be told at the end only.
 
         :raises: NotUnderstood
         """
+        size = self._header.block_size
+        for line in lines:
+            self._take(line)
+            for start, end in self._found:
+                yield start * size, (end - start) * size
+            self._found.clear()
+        self._finish()
+
+    def _take(self, line: str) -> None:
         if line.startswith(_FREE):
             self._take_free(line[len(_FREE) :])
         elif line.startswith("Group "):
-            self.finish_group()
+            self._finish_group()
             self._begin(line)
         elif found := _TABLE.match(line):
             self._table = int(found[1]), int(found[2])
@@ -194,22 +196,16 @@ class _Groups:
         if "(EXPECTED" in line:
             raise NotUnderstood("dumpe2fs sees a wrong checksum in group %d" % self._number)
 
-    def finish(self) -> None:
-        """See that the last group was the last.
-
-        :raises: NotUnderstood
-        """
-        self.finish_group()
+    def _finish(self) -> None:
+        """See that the last group was the last."""
+        self._finish_group()
         if self._number + 1 != self._header.groups:
             raise NotUnderstood(
                 "dumpe2fs lists %d groups of %d" % (self._number + 1, self._header.groups)
             )
 
-    def finish_group(self) -> None:
-        """See that as much was listed as free as was counted.
-
-        :raises: NotUnderstood
-        """
+    def _finish_group(self) -> None:
+        """See that as much was listed as free as was counted."""
         if self._number < 0:
             return
         if self._counted is None or self._counted * self._header.cluster != self._listed:
@@ -235,7 +231,7 @@ class _Groups:
             end = min(end, self._last + 1)
             if not self._first <= start < end:
                 raise NotUnderstood("group %d lists what is not its own" % self._number)
-            self._add(start, end)
+            self._found.append((start, end))
             self._listed += end - start
 
     def _take_unused(self, inodes: int) -> None:
@@ -244,9 +240,5 @@ class _Groups:
             return
         if self._table is None or blocks > self._table[1] - self._table[0] + 1:
             raise NotUnderstood("group %d has more unused inodes than inodes" % self._number)
-        self._add(self._table[1] + 1 - blocks, self._table[1] + 1)
+        self._found.append((self._table[1] + 1 - blocks, self._table[1] + 1))
         self.skipped += blocks
-
-    def _add(self, start: int, end: int) -> None:
-        self._starts.append(start)
-        self._lengths.append(end - start)

@@ -7,7 +7,6 @@ headers of the allocation groups count. The log lies in an allocation group and 
 """
 
 import re
-from array import array
 from collections.abc import Iterable, Iterator
 
 from ipa_snapshot.devices.file_systems.base import (
@@ -49,15 +48,21 @@ def map_xfs(view: View) -> FileSystemMap:
         _xfs_db(view, *(line for number in range(groups)
                         for line in ("agf %d" % number, "print freeblks flcount")))
     )  # fmt: skip
-    starts, lengths = read_free(_xfs_db(view, "freesp -d"), fields)
-    if len(counts) != groups or sum(counts) != sum(lengths):
+    block, listed = fields["blocksize"], 0
+
+    def free() -> Iterator[tuple[int, int]]:
+        nonlocal listed
+        for start, length in read_free(_xfs_db(view, "freesp -d"), fields):
+            listed += length
+            yield start * block, length * block
+
+    found = from_free(free(), view, fields["dblocks"] * block, "xfs_db: free space", "clean")
+    if len(counts) != groups or sum(counts) != listed:
         raise NotUnderstood(
             "xfs_db lists %d free blocks, but %d groups of %d count %d"
-            % (sum(lengths), len(counts), groups, sum(counts))
+            % (listed, len(counts), groups, sum(counts))
         )
-    block = fields["blocksize"]
-    free = ((start * block, length * block) for start, length in zip(starts, lengths, strict=True))
-    return from_free(free, view, fields["dblocks"] * block, "xfs_db: free space", "clean")
+    return found
 
 
 def _xfs_db(view: View, *commands: str) -> Iterator[str]:
@@ -130,12 +135,11 @@ def read_counts(lines: Iterable[str]) -> list[int]:
     return [sum(pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
-def read_free(lines: Iterable[str], fields: dict[str, int]) -> tuple["array[int]", "array[int]"]:
-    """Return the starts and lengths of what ``freesp -d`` lists, in blocks from the first.
+def read_free(lines: Iterable[str], fields: dict[str, int]) -> Iterator[tuple[int, int]]:
+    """Yield ``(start, length)`` of what ``freesp -d`` lists, in blocks from the first.
 
     :raises: NotUnderstood
     """
-    starts, lengths = array("Q"), array("Q")
     for line in lines:
         words = line.split()
         if len(words) != 3 or not all(map(str.isdecimal, words)):
@@ -144,6 +148,4 @@ def read_free(lines: Iterable[str], fields: dict[str, int]) -> tuple["array[int]
         # The first block is the group's header.
         if group >= fields["agcount"] or not 0 < first < first + length <= fields["agblocks"]:
             raise NotUnderstood("xfs_db lists what no group has: %r" % line)
-        starts.append(group * fields["agblocks"] + first)
-        lengths.append(length)
-    return starts, lengths
+        yield group * fields["agblocks"] + first, length

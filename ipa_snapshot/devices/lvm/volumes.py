@@ -34,8 +34,11 @@ class MappedVolume:
     warning: str | None = None
 
 
-def map_volume(path: str, placed: PlacedVolume) -> MappedVolume:
-    """Return what of a logical volume is used; whatever is in it, there is an answer."""
+def map_volume(path: str, placed: PlacedVolume, most: int) -> MappedVolume:
+    """Return what of a logical volume is used; whatever is in it, there is an answer.
+
+    :param most: of how many ranges the answer is to be, about.
+    """
     fs = None
     try:
         if placed.reason is not None:
@@ -45,7 +48,7 @@ def map_volume(path: str, placed: PlacedVolume) -> MappedVolume:
             found = contents.map_view(view, fs)
     except contents.FAILURES as exc:
         return _whole(placed, fs, str(exc))
-    used = Extents(on_disk(found.used, placed.pieces))
+    used = Extents(on_disk(Extents.covering(found.used, most), placed.pieces))
     tail = Extents([(found.size, placed.size - found.size)])
     behind = Extents(on_disk(tail, placed.pieces))
     row = Volume(

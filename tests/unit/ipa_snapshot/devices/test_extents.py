@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipa_snapshot.devices.extents import Extents
+from ipa_snapshot.devices import extents as module
+from ipa_snapshot.devices.extents import MOST_RANGES, Extents
 
 SIZE = 60
 
@@ -50,7 +51,37 @@ def test_operations_are_those_of_sets(numbers: random.Random) -> None:
     assert _bytes(one.complement(SIZE)) == set(range(SIZE)) - _bytes(one)
     assert _bytes(one.shifted(7)) == {byte + 7 for byte in _bytes(one)}
     assert one.shifted(7).shifted(-7) == one
+    assert _bytes(one.without(two)) == _bytes(one) - _bytes(two)
     assert _bytes(one.clipped(start, length)) == _bytes(one) & set(range(start, start + length))
+
+
+@pytest.mark.parametrize("batch", [2, 5, 1000])
+def test_too_many_ranges_become_fewer_and_never_less_is_covered(
+    numbers: random.Random, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", batch)
+    monkeypatch.setattr(module, "_FIRST_LEAST", 2)
+    ranges = [(numbers.randrange(300), numbers.randrange(6)) for _ in range(40)]
+    if numbers.random() < 0.5:
+        ranges.sort()
+    exact = Extents(ranges)
+    assert len(exact) > 8
+    more, less = Extents.covering(ranges, 4), Extents.within(ranges, 4)
+    assert _bytes(more) >= _bytes(exact) >= _bytes(less)
+    assert len(more) <= 4
+    assert len(less) <= 4
+    assert Extents.covering(ranges, 1000) == exact
+
+
+def test_a_map_is_made_coarser_at_its_shortest_gaps() -> None:
+    few = [(at, 50_000) for at in range(0, 8 << 20, 1 << 20)]
+    many = [(1 << 30 | at, 4096) for at in range(0, 600_000 * 8192, 8192)]
+    found = Extents.covering([*few, *many])
+    assert list(found)[: len(few)] == few
+    assert len(found) <= MOST_RANGES
+    less = Extents.within([*few, *many])
+    assert list(less)[: len(few)] == few
+    assert len(less) <= MOST_RANGES
 
 
 def test_aligned_grows_to_whole_units_but_not_beyond_the_end(numbers: random.Random) -> None:
