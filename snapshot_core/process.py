@@ -78,17 +78,20 @@ def follow(*argv: str, on_output: Callable[[str], None], memory: int) -> None:
             on_output(piece)
 
 
-def lines(*argv: str, memory: int = DEFAULT_MEMORY, timeout_s: float = 60) -> Iterator[str]:
+def lines(
+    *argv: str, memory: int = DEFAULT_MEMORY, timeout_s: float = 60, silent: bool = False
+) -> Iterator[str]:
     """Run a program and yield what it prints line by line, however much that is.
 
     It is stopped when the caller does not want the rest.
 
+    :param silent: whether it fails, too, if it says anything on stderr.
     :raises: ProgramFailed, also after its last line.
     """
     deadline = time.monotonic() + timeout_s
     rest = ""
     try:
-        with _started(argv, memory) as child:
+        with _started(argv, memory, silent=silent) as child:
             for piece in _pieces(child, deadline):
                 *whole, rest = (rest + piece).split("\n")
                 yield from whole
@@ -125,7 +128,9 @@ def background(*argv: str, memory: int = DEFAULT_MEMORY) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _started(argv: tuple[str, ...], memory: int) -> Iterator["subprocess.Popen[bytes]"]:
+def _started(
+    argv: tuple[str, ...], memory: int, *, silent: bool = False
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Start a program whose output is read; it ends well, or is stopped, or it raises."""
     LOG.debug("Running %(argv)s", {"argv": argv})
     with tempfile.TemporaryFile() as errors:
@@ -145,8 +150,8 @@ def _started(argv: tuple[str, ...], memory: int) -> Iterator["subprocess.Popen[b
             except BaseException:
                 child.kill()
                 raise
-        if child.returncode != 0:
-            size = errors.seek(0, os.SEEK_END)
+        size = errors.seek(0, os.SEEK_END)
+        if child.returncode != 0 or (silent and size):
             errors.seek(max(0, size - _ERROR_TAIL * 4))
             said = errors.read().decode(errors="replace")
             raise ProgramFailed(argv[0], said or "exit status %d" % child.returncode)

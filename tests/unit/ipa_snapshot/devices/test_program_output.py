@@ -25,6 +25,14 @@ def test_a_program_that_fails_is_told_after_its_lines() -> None:
         list(process.lines("/no/such/program"))
 
 
+def test_a_program_that_should_be_silent_fails_by_what_it_says() -> None:
+    command = ("sh", "-c", "echo one; echo a checksum is wrong >&2")
+    assert list(process.lines(*command)) == ["one"]
+    with pytest.raises(process.ProgramFailed, match="a checksum is wrong"):
+        list(process.lines(*command, silent=True))
+    assert list(process.lines("echo", "one", silent=True)) == ["one"]
+
+
 def test_a_program_that_takes_too_long_is_stopped() -> None:
     began = time.monotonic()
     with pytest.raises(process.ProgramFailed, match=r"took longer than 0\.2 s"):
