@@ -21,20 +21,19 @@ from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.lvm.label import checksum
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import UsedMap, map_disk
-from tests.functional.test_used_map import (
+from tests.functional.maps import map_of, only
+from tests.lab import disks
+from tests.lab.file_systems import (
     JUNK,
     MIB,
-    _crash,
     check,
     copy,
+    crash,
     fill,
     has_junk,
     junk_in,
     make_file,
-    map_of,
-    only,
 )
-from tests.lab import disks
 
 EXTENT = 4 * MIB
 CREATE = ("--yes", "--activate", "n", "--zero", "n", "--wipesignatures", "n")
@@ -316,7 +315,7 @@ def test_a_crashed_file_system_on_a_volume_loses_nothing(
         pieces = tools.pieces([slot], "one")
     content = make_fs(fs, tmp_path / "content", 320 * MIB)
     with disks.LoopDevice(content) as loop, disks.mounted(loop.path, fs) as top:
-        expected = _crash(top)
+        expected = crash(top)
     scatter(content, slot.path, pieces)
     found = map_of(slot.path)
     row = volumes(found)["vg/one"]

@@ -8,7 +8,6 @@ of the junk is found.
 
 import contextlib
 import hashlib
-import mmap
 import os
 import random
 import struct
@@ -20,91 +19,22 @@ import pytest
 
 from ipa_snapshot.devices import namespace, overlay
 from ipa_snapshot.devices.extents import Extents
-from ipa_snapshot.devices.partitions import Partition
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import UsedMap, map_disk
-from tests.lab import disks
-
-MIB = 1024 * 1024
-JUNK = b"This was deleted, and must not be in the copy. "
-CHECKS = {
-    "ext": ["e2fsck", "-fn"],
-    "xfs": ["xfs_repair", "-n"],
-    "btrfs": ["btrfs", "check", "--readonly"],
-}
-
-
-def make_file(path: Path, size: int) -> Path:
-    path.touch()
-    os.truncate(path, size)
-    return path
-
-
-def map_of(path: Path | str) -> UsedMap:
-    """Map it, and see that nothing of it changes."""
-    before = _digest(path)
-    with open_source(str(path)) as source:
-        found = map_disk(source)
-        assert found.extents.end <= source.size
-        assert found.extents.union(found.unmapped) == found.extents
-    assert _digest(path) == before
-    return found
-
-
-def _digest(path: Path | str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def copy(source: Path | str, extents: Extents, target: Path, size: int) -> Path:
-    """Copy only what is in the map."""
-    make_file(target, size)
-    with open(source, "rb") as read, target.open("r+b") as write:
-        for start, length in extents:
-            read.seek(start)
-            write.seek(start)
-            for offset in range(0, length, 4 * MIB):
-                write.write(read.read(min(length - offset, 4 * MIB)))
-    return target
-
-
-def fill(top: Path, seed: int = 1, junk_mib: int = 20, files: int = 60) -> None:
-    """Write files of all kinds between junk, and delete the junk."""
-    numbers = random.Random(seed)
-    junk = top / "junk"
-    junk.mkdir()
-    for index in range(junk_mib):
-        (junk / str(index)).write_bytes((JUNK * (MIB // len(JUNK) + 1))[:MIB])
-        _write_some(top / f"d{index % 5}", numbers, files // junk_mib, index)
-    (top / "d0/link").symlink_to("../d1")
-    with (top / "d1/sparse").open("wb") as sparse:
-        sparse.seek(30 * MIB)
-        sparse.write(numbers.randbytes(10000))
-    disks.run("sync", "-f", top)
-    for path in junk.iterdir():
-        path.unlink()
-    junk.rmdir()
-
-
-def _write_some(where: Path, numbers: random.Random, count: int, index: int) -> None:
-    where.mkdir(exist_ok=True)
-    for one in range(count):
-        (where / f"{index}-{one}").write_bytes(numbers.randbytes(numbers.choice([9, 5000, 300000])))
-
-
-def junk_in(path: Path) -> int:
-    """Count the blocks of 4096 bytes that are junk from their beginning."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return sum(JUNK in content[at : at + 2 * len(JUNK)] for at in range(0, len(content), 4096))
-
-
-def has_junk(path: Path) -> bool:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(JUNK) >= 0
-
-
-def check(fs: str, device: str) -> None:
-    disks.run(*CHECKS[fs], device)
+from tests.functional.maps import map_of, only
+from tests.lab import disks, file_systems
+from tests.lab.file_systems import (
+    JUNK,
+    MIB,
+    check,
+    copy,
+    crash,
+    fill,
+    has_junk,
+    junk_in,
+    make_file,
+    write_some,
+)
 
 
 def prove(fs: str, kind: str, original: Path, tmp_path: Path) -> UsedMap:
@@ -120,11 +50,6 @@ def prove(fs: str, kind: str, original: Path, tmp_path: Path) -> UsedMap:
     assert not has_junk(target)
     target.unlink()
     return found
-
-
-def only(found: UsedMap) -> Partition:
-    (partition,) = found.partitions
-    return partition
 
 
 EXT = {
@@ -345,7 +270,7 @@ def test_whatever_is_flipped_there_is_a_map_within_the_disk(tmp_path: Path, kind
     command, mib, places = FUZZ[kind]
     path = make_file(tmp_path / "disk.raw", mib * MIB)
     disks.run(*command, path, stdin=TABLES.get(kind))
-    _populate(path, kind, tmp_path)
+    _populate(path, kind)
     with path.open("rb") as disk:
         begin = disk.read(2 * MIB)
     known = map_of(path).extents
@@ -365,7 +290,7 @@ def test_whatever_is_flipped_there_is_a_map_within_the_disk(tmp_path: Path, kind
             assert not known.without(found.extents), "a used block is skipped"
 
 
-def _populate(path: Path, kind: str, tmp_path: Path) -> None:
+def _populate(path: Path, kind: str) -> None:
     """Write files and delete some, so that used blocks lie between free ones."""
     with contextlib.ExitStack() as stack:
         if kind in TABLES:
@@ -373,7 +298,7 @@ def _populate(path: Path, kind: str, tmp_path: Path) -> None:
             loop = stack.enter_context(disks.LoopDevice(path, 10 * MIB, 9 * MIB))
             top = stack.enter_context(disks.mounted(loop.path, "ext4"))
         elif kind == "exfat":
-            top = stack.enter_context(_exfat(path, tmp_path))
+            top = stack.enter_context(_exfat(path))
         elif kind in ("swap", "vfat"):
             return
         else:
@@ -397,7 +322,7 @@ def test_a_crashed_file_system_loses_nothing(fs: str, tmp_path: Path) -> None:
         with disks.mounted(loop.path, fs) as top:
             fill(top)
         with disks.mounted(loop.path, fs) as top:
-            expected = _crash(top)
+            expected = crash(top)
     found = map_of(original)
     assert only(found).journal == "dirty, replayed on an overlay", found.warnings
     assert only(found).used < 160 * MIB
@@ -416,39 +341,6 @@ def test_a_crashed_file_system_loses_nothing(fs: str, tmp_path: Path) -> None:
 
 
 KINDS_MOUNT = {"ext3": "ext4", "ext4": "ext4", "xfs": "xfs"}
-
-
-def _crash(top: Path) -> dict[str, str]:
-    """Write, fsync, delete while open, and cut the power; return what was promised."""
-    promised = {}
-    numbers = random.Random(5)
-    doomed = []
-    for index in range(40):
-        name = "after/%d/%d" % (index % 7, index)
-        (top / name).parent.mkdir(parents=True, exist_ok=True)
-        content = numbers.randbytes(200_000 + index)
-        with (top / name).open("wb", buffering=0) as file:
-            file.write(content)
-            os.fsync(file.fileno())
-        promised[name] = hashlib.sha256(content).hexdigest()
-    for index in range(3):
-        # of many extents, and open when it is deleted: an orphan, which recovery frees
-        file = (top / ("doomed-%d" % index)).open("wb", buffering=0)
-        for part in range(300):
-            file.seek(part * 16384)
-            file.write(bytes([part % 255 + 1]) * 4096)
-        os.fsync(file.fileno())
-        doomed.append(file)
-    for path in list((top / "d1").iterdir()) + list(top.glob("doomed-*")):
-        path.unlink()
-    for where in [top, *(path for path in top.rglob("*") if path.is_dir())]:
-        descriptor = os.open(where, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    disks.run("xfs_io", "-x", "-c", "shutdown -f", top)
-    for file in doomed:
-        file.close()
-    return promised
 
 
 BTRFS = {
@@ -506,7 +398,7 @@ def test_of_a_vfat_only_what_it_uses_is_in_the_map(bits: int, mib: int, tmp_path
     tree = tmp_path / "tree"
     tree.mkdir()
     for index in range(20):
-        _write_some(tree / str(index % 3), numbers, 2, index)
+        write_some(tree / str(index % 3), numbers, 2, index)
     (tmp_path / "junk").write_bytes(JUNK * 40000)
     disks.run("mcopy", "-i", original, tmp_path / "junk", "::junk")
     disks.run("mcopy", "-s", "-i", original, *tree.iterdir(), "::")
@@ -528,10 +420,10 @@ def test_of_a_vfat_only_what_it_uses_is_in_the_map(bits: int, mib: int, tmp_path
 def test_of_an_exfat_only_what_it_uses_is_in_the_map(tmp_path: Path) -> None:
     original = make_file(tmp_path / "disk.raw", 100 * MIB)
     disks.run("mkfs.exfat", original)
-    with _exfat(original, tmp_path) as top:
+    with _exfat(original) as top:
         numbers = random.Random(6)
         for index in range(20):
-            _write_some(top / f"d{index % 3}", numbers, 2, index)
+            write_some(top / f"d{index % 3}", numbers, 2, index)
             (top / f"junk{index}").write_bytes(JUNK * 20000)
         os.sync()
         for path in top.glob("junk*"):
@@ -540,9 +432,9 @@ def test_of_an_exfat_only_what_it_uses_is_in_the_map(tmp_path: Path) -> None:
     assert only(found).used < 15 * MIB
     target = copy(original, found.extents, tmp_path / "copy.raw", 100 * MIB)
     disks.run("fsck.exfat", "-n", target)
-    with _exfat(original, tmp_path) as top:
+    with _exfat(original) as top:
         expected = _contents(top)
-    with _exfat(target, tmp_path) as top:
+    with _exfat(target) as top:
         assert _contents(top) == expected
     assert len(expected) == 40
     assert has_junk(original)
@@ -550,16 +442,9 @@ def test_of_an_exfat_only_what_it_uses_is_in_the_map(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _exfat(path: Path, tmp_path: Path) -> Iterator[Path]:
-    # Kernels need not have exFAT; this is the driver in user space.
-    top = tmp_path / "exfat"
-    top.mkdir(exist_ok=True)
-    with disks.LoopDevice(path) as loop:
-        disks.run("mount.exfat-fuse", loop.path, top)
-        try:
-            yield top
-        finally:
-            disks.run("umount", top)
+def _exfat(path: Path) -> Iterator[Path]:
+    with disks.LoopDevice(path) as loop, file_systems.mounted_exfat(loop.path) as top:
+        yield top
 
 
 def _contents(top: Path) -> dict[str, str]:

@@ -22,17 +22,9 @@ from ipa_snapshot.devices.file_systems import ntfs_records, partclone
 from ipa_snapshot.devices.file_systems.base import View
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import map_disk
-from tests.functional.test_used_map import (
-    JUNK,
-    MIB,
-    copy,
-    fill,
-    has_junk,
-    make_file,
-    map_of,
-    only,
-)
+from tests.functional.maps import map_of, only
 from tests.lab import disks
+from tests.lab.file_systems import JUNK, MIB, copy, fill, has_junk, make_file
 
 SIZE = 300 * MIB
 NTFS = {

@@ -4,6 +4,7 @@
 import os
 import pathlib
 import random
+import stat
 import tempfile
 
 from tests.lab import disks
@@ -124,6 +125,8 @@ def _write_oddities(top: pathlib.Path, numbers: random.Random) -> None:
     (top / "etc/8.conf").chmod(0o4750)
     os.chown(top / "etc/9.conf", 1000, 1001)
     os.setxattr(top / "etc/10.conf", "user.colour", b"blue")
+    os.mknod(top / "etc/null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.utime(top / "etc/11.conf", ns=(1, 1_234_567_890_123_456_789))
     with (top / "sparse").open("wb") as sparse:
         sparse.seek(200 * MIB)
         sparse.write(numbers.randbytes(MIB))

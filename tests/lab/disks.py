@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
 import pathlib
@@ -115,7 +116,8 @@ def checksums(image_path: str | os.PathLike[str], partition: Partition) -> dict[
     """Describe every file of a partition of a raw image, or of a block device, to compare it.
 
     :returns: relative path → kind, mode, owner, number of links, content's sha256 or link target,
-        and extended attributes. A swap partition has one entry, for its header.
+        time of the last change, device number, and extended attributes; without that time on
+        vfat, which is read by copying. A swap partition has one entry, for its header.
     """
     if partition.fs == "swap":
         with open(image_path, "rb") as image:
@@ -125,19 +127,20 @@ def checksums(image_path: str | os.PathLike[str], partition: Partition) -> dict[
         with tempfile.TemporaryDirectory(prefix="lab-vfat-") as where:
             # The kernel has no vfat here; mtools reads it from the file.
             run("mcopy", "-s", "-i", f"{image_path}@@{partition.offset}", "::", where)
-            return _describe_tree(pathlib.Path(where))
+            return describe_tree(pathlib.Path(where), timed=False)
     with (
         LoopDevice(image_path, partition.offset, partition.size, read_only=True) as loop,
         mounted(loop.path, partition.fs, _READ_ONLY_MOUNT[partition.fs]) as where,
     ):
-        return _describe_tree(where)
+        return describe_tree(where)
 
 
-def _describe_tree(top: pathlib.Path) -> dict[str, str]:
-    return {str(path.relative_to(top)): _describe(path) for path in sorted(top.rglob("*"))}
+def describe_tree(top: pathlib.Path, *, timed: bool = True) -> dict[str, str]:
+    """Describe every file below a directory, as :func:`checksums` does."""
+    return {str(path.relative_to(top)): _describe(path, timed) for path in sorted(top.rglob("*"))}
 
 
-def _describe(path: pathlib.Path) -> str:
+def _describe(path: pathlib.Path, timed: bool) -> str:
     status = path.lstat()
     words = [f"{status.st_mode:o}", f"{status.st_uid}:{status.st_gid}", f"links={status.st_nlink}"]
     if path.is_symlink():
@@ -145,6 +148,18 @@ def _describe(path: pathlib.Path) -> str:
     elif path.is_file():
         with path.open("rb") as content:
             words.append(hashlib.file_digest(content, "sha256").hexdigest())
-    for name in sorted(os.listxattr(path, follow_symlinks=False)):
+    if timed:
+        words.append(f"mtime={status.st_mtime_ns}")
+    words.append(f"rdev={status.st_rdev:x}")
+    for name in _attributes(path):
         words.append(f"{name}={os.getxattr(path, name, follow_symlinks=False).hex()}")
     return " ".join(words)
+
+
+def _attributes(path: pathlib.Path) -> list[str]:
+    try:
+        return sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError as exc:
+        if exc.errno == errno.ENOTSUP:  # exFAT
+            return []
+        raise
