@@ -12,7 +12,7 @@ import os
 import random
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -507,3 +507,78 @@ def dirty_ext4(tmp_path: Path) -> Path:
         os.close(descriptor)
         disks.run("xfs_io", "-x", "-c", "shutdown -f", top)
     return path
+
+
+def _with_errors(disk: Path, _other: Path) -> None:
+    disks.run("mkfs.ext4", "-q", disk)
+    disks.run("debugfs", "-w", "-R", "ssv state 3", disk)
+
+
+def _with_a_journal_elsewhere(disk: Path, other: Path) -> None:
+    disks.run("mke2fs", "-q", "-O", "journal_dev", "-b", "4096", other)
+    with disks.LoopDevice(other) as loop:
+        disks.run("mkfs.ext4", "-q", "-b", "4096", "-J", "device=" + loop.path, disk)
+
+
+def _with_a_log_elsewhere(disk: Path, other: Path) -> None:
+    disks.run("mkfs.xfs", "-q", "-l", "logdev=%s,size=64m" % other, disk)
+
+
+def _with_a_realtime_device(disk: Path, other: Path) -> None:
+    disks.run("mkfs.xfs", "-q", "-r", "rtdev=%s" % other, disk)
+
+
+def _that_needs_repair(disk: Path, _other: Path) -> None:
+    disks.run("mkfs.xfs", "-q", disk)
+    fields = disks.run("xfs_db", "-r", "-c", "sb 0", "-c", "print features_incompat", disk)
+    bits = int(fields.split("=")[1], 0) | 0x10
+    disks.run("xfs_db", "-x", "-c", "sb 0", "-c", "write features_incompat 0x%x" % bits, disk)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(_with_errors, "its state is 'clean with errors'"),
+     (_with_a_journal_elsewhere, "its journal is on another device"),
+     (_with_a_log_elsewhere, "having an external log"),
+     (_with_a_realtime_device, "a realtime device"),
+     (_that_needs_repair, "unknown features (incompatible 0x10)")],
+)  # fmt: skip
+def test_a_file_system_that_is_not_all_here_or_not_well_is_copied_whole(
+    tmp_path: Path, make: Callable[[Path, Path], None], reason: str
+) -> None:
+    disk, other = (make_file(tmp_path / name, 320 * MIB) for name in ("disk", "other"))
+    make(disk, other)
+    found = map_of(disk)
+    assert found.extents == found.unmapped == Extents([(0, 320 * MIB)])
+    assert reason in found.warnings[0]
+
+
+# As the tools write them: at which offset, and what. A uberblock of ZFS counts once it comes often.
+SIGNATURES = {
+    "crypto_LUKS": (
+        [(0, b"LUKS\xba\xbe\0\2" + struct.pack(">Q", 16384))], "LUKS: encrypted",
+    ),
+    "bcache": (
+        [(4096 + 8, struct.pack("<QQ", 8, 0) + bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"))],
+        "bcache: its cache may hold what is not here",
+    ),
+    "zfs_member": (
+        [(128 * 1024 + index * 1024, struct.pack("<QQQ", 0x00BAB10C, 5000, index + 1))
+         for index in range(8)],
+        "ZFS: not examined",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SIGNATURES)
+def test_what_is_not_examined_is_copied_whole_and_named(tmp_path: Path, kind: str) -> None:
+    disk = make_file(tmp_path / "disk", 64 * MIB)
+    places, reason = SIGNATURES[kind]
+    with disk.open("r+b") as file:
+        for offset, content in places:
+            file.seek(offset)
+            file.write(content)
+    found = map_of(disk)
+    assert only(found).fs == kind
+    assert found.extents == found.unmapped == Extents([(0, 64 * MIB)])
+    assert found.warnings == ("partition 0 (%s) is copied whole: %s" % (kind, reason),)
