@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``ipa-snapshot inspect``: what a snapshot of a disk would read, skip and send, and why."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,8 @@ from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.partitions import Partition, Volume
 from ipa_snapshot.devices.source import Source, open_source
 from ipa_snapshot.devices.used_map import UsedMap, map_disk
-from ipa_snapshot.images.disk_clusters import DiskClusters, default_threads
+from ipa_snapshot.images.budget import Budget
+from ipa_snapshot.images.disk_clusters import DiskClusters
 from ipa_snapshot.images.forward import Geometry
 from snapshot_core.terminal import size_text
 
@@ -58,16 +58,13 @@ def _estimate(source: Source, used_map: UsedMap) -> tuple[int, float]:
     A network is not counted: it may be what limits.
     """
     geometry = Geometry.for_disk(source.size, "zstd")
-    with DiskClusters(
-        source, geometry, used_map.extents, used_map.unmapped, default_threads()
-    ) as clusters:
+    used, unmapped = used_map.extents, used_map.unmapped
+    with DiskClusters(source, geometry, used, unmapped, Budget.for_machine()) as clusters:
         count = len(clusters.left())
-        began = time.monotonic()
-        size = clusters.estimate()
-        elapsed_s = time.monotonic() - began
-        sampled = max(1, clusters.bytes_read)
+        size = clusters.estimate().size if count else 0
+        elapsed_s = clusters.seconds_each() * count if count else 0.0
     tables = (3 + -(-count // geometry.l2_entries)) * geometry.cluster_size
-    return size + tables, elapsed_s * used_map.extents.total / sampled
+    return size + tables, elapsed_s
 
 
 def picture(used_map: UsedMap, size: int, width: int) -> str:

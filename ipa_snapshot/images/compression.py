@@ -20,7 +20,8 @@ from ipa_snapshot.devices.source import Source
 LOG = log.getLogger(__name__)
 
 _ZLIB_WINDOW = -12  # qcow2: raw deflate with a window of 4 KiB
-_SAMPLES, _SAMPLE = 32, 256 * 1024
+# so many samples of so many bytes, but of a small disk not more than one byte in so many
+_SAMPLES, _SAMPLE, _ONE_IN = 32, 256 * 1024, 100
 # What no measurement made here is exact to: the image is smaller, so zstd where it is close.
 _GAIN = 0.9
 
@@ -56,18 +57,26 @@ def _deflate(content: bytes | memoryview) -> bytes:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a core needs for a byte of the disk, in seconds, and what zstd leaves of it."""
+    """What a core needs for a byte of the disk, in seconds, and what zstd leaves of it.
+
+    Where there is nothing but zeros, all of them are 0. ``bytes_read`` is what was read to see it.
+    """
 
     compress_s: float
     digest_s: float
     ratio: float
+    bytes_read: int = 0
 
     @classmethod
-    def measure(cls, source: Source, extents: Extents) -> "Costs | None":
-        """Measure with samples of the disk; None where they are nothing but zeros."""
-        samples = [piece for piece in _samples(source, extents) if any(piece)]
+    def measure(cls, source: Source, extents: Extents) -> "Costs":
+        """Measure with samples of the disk."""
+        read, samples = 0, []
+        for piece in _samples(source, extents):
+            read += len(piece)
+            if any(piece):
+                samples.append(piece)
         if not samples:
-            return None
+            return cls(0, 0, 0, read)
         size, compress = sum(map(len, samples)), compressor("zstd")
         compress(samples[0])  # makes the compressor, which is not to be measured
         began = time.perf_counter()
@@ -76,39 +85,45 @@ class Costs:
         for piece in samples:
             hashlib.sha512(piece)
         end = time.perf_counter()
-        return cls((middle - began) / size, (end - middle) / size, compressed / size)
+        return cls((middle - began) / size, (end - middle) / size, compressed / size, read)
 
-    def quickest(self, measure_link: Callable[[], float], cores: int) -> str:
+    def on_any_link(self, cores: int) -> bool:
+        """Tell whether zstd gets the disk away at least as soon, however fast the storage is."""
+        if self.digest_s < _GAIN * self._zstd_s(cores) or self.ratio > 1:
+            return False
+        LOG.info("Compression: zstd: %(cores)s, on any link", {"cores": self._describe(cores)})
+        return True
+
+    def quickest(self, link: float, cores: int) -> str:
         """Return ``zstd`` or ``none``, whichever gets the disk away sooner.
 
-        :param measure_link: tells what the storage takes, in bytes a second; it is asked only
-            where that decides.
+        :param link: what the storage takes, in bytes a second.
         """
-        # The digest is made by one thread, compression by all; together they have the cores.
-        zstd_s = max(
-            self.ratio * self.digest_s, (self.compress_s + self.ratio * self.digest_s) / cores
-        )
-        cores_text = "%d cores compress %d MB/s of the disk to %d %%" % (
-            cores, cores / self.compress_s / 1e6, self.ratio * 100,
-        )  # fmt: skip
-        if self.digest_s >= _GAIN * zstd_s and self.ratio <= 1:
-            LOG.info("Compression: zstd: %(cores)s, on any link", {"cores": cores_text})
-            return "zstd"
-        link = measure_link()
-        is_slower = max(self.ratio / link, zstd_s) * _GAIN > max(1 / link, self.digest_s)
-        chosen = "none" if is_slower else "zstd"
+        with_zstd_s = max(self.ratio / link, self._zstd_s(cores))
+        chosen = "none" if with_zstd_s * _GAIN > max(1 / link, self.digest_s) else "zstd"
         LOG.info(
             "Compression: %(chosen)s: %(cores)s, and the storage takes %(link)d MB/s",
-            {"chosen": chosen, "cores": cores_text, "link": link / 1e6},
+            {"chosen": chosen, "cores": self._describe(cores), "link": link / 1e6},
         )
         return chosen
+
+    def _zstd_s(self, cores: int) -> float:
+        # The digest is made by one thread, compression by all; together they have the cores.
+        digest_s = self.ratio * self.digest_s
+        return max(digest_s, (self.compress_s + digest_s) / cores)
+
+    def _describe(self, cores: int) -> str:
+        if not self.compress_s:
+            return "the disk is zeros"
+        rate = cores / self.compress_s / 1e6
+        return "%d cores compress %d MB/s of the disk to %d %%" % (cores, rate, self.ratio * 100)
 
 
 def _samples(source: Source, extents: Extents) -> Iterator[bytes]:
     """Yield pieces from places that are evenly distributed over what is used."""
     view, strict = memoryview(mmap.mmap(-1, _SAMPLE)), dataclasses.replace(source, lost=None)
-    step = max(1, extents.total // _SAMPLES)
-    wanted = step // 2
+    step = max(extents.total // _SAMPLES, _ONE_IN * _SAMPLE)
+    wanted = min(step, extents.total) // 2
     before = 0
     for start, length in extents:
         while wanted < before + length:

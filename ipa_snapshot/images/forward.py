@@ -9,7 +9,7 @@ places, and keeps the promises::
                           ^ promised by the header      ^ promised by the first tables
 
 * The *first tables* (L1, refcount table, the L2 tables that are complete) lie where the header
-  says: at about 80 % of the estimated size. How good the estimate was does not matter much: less
+  says: well below the estimated size. How good the estimate was does not matter much: less
   than that is padded, and more is what the rest of the stream is for.
 * The *second tables* (the other L2 tables, all refcount blocks) lie where the first say: near the
   end, by a second estimate, of what is left by then.
@@ -31,6 +31,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ipa_snapshot.images.sampling import Estimate
+
 _COPIED = 1 << 63
 _COMPRESSED = 1 << 62
 _SECTOR = 512
@@ -38,9 +40,11 @@ _REFCOUNT_MOST = 0xFFFF
 # L2 tables are sent whole, and a large disk that is little used may need nearly all of them.
 _L2_BUDGET = 16 * 1024 * 1024
 _SMALLEST_BITS, _LARGEST_BITS = 18, 21
-# The share of an estimate at which tables are promised. Too low costs nothing at the first place.
-# At the second it costs much, since what does not fit is sent plain, and too high costs padding.
-_FIRST_SHARE, _SECOND_SHARE = 0.80, 1.02
+# The share of an estimate at which tables are promised first: too low costs nothing there.
+_FIRST_SHARE = 0.80
+# How many standard errors the first place keeps below the estimate, and the end above it. At the
+# end, too low costs much, since what does not fit is sent plain; too high costs padding.
+_BELOW, _ABOVE = 2, 2
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQIIB7x8x")
 _HEADER_LENGTH = 112
 _ZSTD_FEATURE = 1 << 3
@@ -117,11 +121,14 @@ class Clusters(Protocol):
     def take(self) -> Cluster | None:
         """Return the next cluster, or None after the last."""
 
+    def is_ready(self) -> bool:
+        """Tell whether :meth:`take` would return at once."""
+
     def left(self) -> Sequence[int]:
         """Return the numbers of the clusters that were not taken yet."""
 
-    def estimate(self) -> int:
-        """Estimate the size in bytes that those which are left will have when compressed."""
+    def estimate(self) -> Estimate:
+        """Estimate the size that those which are left, one at least, will have compressed."""
 
     def rest(self) -> Sequence[int]:
         """Take all that are left, plain; return the numbers of those that are not zero."""
@@ -140,14 +147,17 @@ def forward_stream(geometry: Geometry, clusters: Clusters, buffer_size: int) -> 
     ahead.fill()
     first_at = geometry.cluster_size
     if clusters.left():
-        estimate = ahead.size + clusters.estimate()
-        first_at += _aligned(int(estimate * _FIRST_SHARE), geometry.cluster_size)
+        guess = clusters.estimate()
+        low = min(guess.size * _FIRST_SHARE, guess.size - _BELOW * guess.error)
+        first_at += _aligned(ahead.size + max(0, int(low)), geometry.cluster_size)
     yield image.begin(first_at)
     yield from _place_up_to(first_at, image, ahead)
 
+    ahead.fill()
     second_at = yield from _first_tables(image, ahead)
     yield from _place_up_to(second_at, image, ahead)
 
+    ahead.fill()
     yield from _second_tables(image, ahead)
 
 
@@ -158,25 +168,42 @@ class _Ahead:
         self.clusters = clusters
         self.size = 0
         self.waiting: deque[Cluster] = deque()
-        self._most = max(1, most)  # at least one, to see whether it fits
+        self.most = max(1, most)  # at least one, to see whether it fits
 
     def fill(self) -> None:
-        while self.size < self._most and (cluster := self.clusters.take()) is not None:
-            if cluster.payload:
-                self.waiting.append(cluster)
-                self.size += len(cluster.payload)
+        """Take as much as may wait, however long that takes."""
+        while self.size < self.most and self._take():
+            pass
+
+    def top_up(self) -> None:
+        """Take what is ready: the disk may stall, and what waits here can leave meanwhile."""
+        while self.size < self.most and self.clusters.is_ready() and self._take():
+            pass
+
+    def next(self) -> Cluster | None:
+        """Return the next cluster, None after the last; wait for it if none waits here."""
+        while not self.waiting and self._take():
+            pass
+        return self.waiting[0] if self.waiting else None
 
     def pop(self) -> Cluster:
         cluster = self.waiting.popleft()
         self.size -= len(cluster.payload)
         return cluster
 
+    def _take(self) -> bool:
+        cluster = self.clusters.take()
+        if cluster is not None and cluster.payload:
+            self.waiting.append(cluster)
+            self.size += len(cluster.payload)
+        return cluster is not None
+
 
 def _place_up_to(end: int, image: "_Image", ahead: _Ahead) -> Iterator[bytes]:
     """Place clusters as long as they fit before ``end``, and pad up to it."""
-    while ahead.waiting and image.end_of(ahead.waiting[0]) <= end:
+    while (cluster := ahead.next()) is not None and image.end_of(cluster) <= end:
         yield from image.place(ahead.pop())
-        ahead.fill()
+        ahead.top_up()
     yield from image.pad(end)
 
 
@@ -194,11 +221,12 @@ def _first_tables(image: "_Image", ahead: _Ahead) -> Generator[bytes, None, int]
     after = image.offset + l1_size + size + len(complete) * size
     second_at = after
     if left:
-        estimate = ahead.size + ahead.clusters.estimate()
-        second_at += _aligned(int(estimate * _SECOND_SHARE), size)
-    blocks = _refcount_blocks(
-        second_at // size + len(unfinished) + -(-ahead.size // size) + len(left) + 3, size
-    )
+        guess = ahead.clusters.estimate()
+        # What waits when they are due lies behind them: so much may the estimate be too low by,
+        # and as much too high if they are promised in the middle.
+        high = guess.size + max(_ABOVE * guess.error - ahead.most, -ahead.most / 2)
+        second_at += _aligned(ahead.size + max(0, int(min(high, len(left) * size))), size)
+    blocks = _refcount_blocks(_most_clusters(second_at, image, ahead, len(unfinished)), size)
 
     l1 = array("Q", bytes(l1_size))
     for number, table in enumerate(complete):
@@ -215,6 +243,13 @@ def _first_tables(image: "_Image", ahead: _Ahead) -> Generator[bytes, None, int]
     for table in complete:
         yield from image.emit_table(image.l2.pop(table))
     return second_at
+
+
+def _most_clusters(second_at: int, image: "_Image", ahead: _Ahead, tables: int) -> int:
+    """Return how many clusters the image has at most, without the refcount blocks."""
+    size, left = image.geometry.cluster_size, len(ahead.clusters.left())
+    crowded = (len(ahead.waiting) + left) // _REFCOUNT_MOST  # where the next begins further on
+    return second_at // size + tables + -(-ahead.size // size) + left + crowded + 3
 
 
 def _second_tables(image: "_Image", ahead: _Ahead) -> Iterator[bytes]:

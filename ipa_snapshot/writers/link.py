@@ -4,22 +4,34 @@
 import os
 import time
 import uuid
+from dataclasses import dataclass
 
 from snapshot_core.storage.base import Storage
 
 _MIB = 1024 * 1024
+_LITTLE, _MORE = 2 * _MIB, 32 * _MIB
 _FAST = 100e6
 
 
-def measure_rate(storage: Storage) -> float:
-    """Write something to the storage, remove it, and return the rate in bytes a second.
+@dataclass(frozen=True)
+class Link:
+    """What a storage takes, in bytes a second, and how many bytes it was sent to see that."""
+
+    rate: float
+    bytes_sent: int
+
+
+def measure_rate(storage: Storage) -> Link:
+    """Write something to the storage, remove it, and return how fast that was.
 
     A slow link is known by 2 MiB; on a fast one these say more of the way there and back.
 
     :raises: WriteFailed, StorageUnavailable
     """
-    rate = _rate(storage, 2 * _MIB)
-    return rate if rate < _FAST else max(rate, _rate(storage, 32 * _MIB))
+    rate = _rate(storage, _LITTLE)
+    if rate < _FAST:
+        return Link(rate, _LITTLE)
+    return Link(max(rate, _rate(storage, _MORE)), _LITTLE + _MORE)
 
 
 def _rate(storage: Storage, size: int) -> float:

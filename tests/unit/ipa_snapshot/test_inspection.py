@@ -2,12 +2,17 @@
 """What ``ipa-snapshot inspect`` says of a disk."""
 
 import json
+import os
 import pathlib
 import random
+import threading
+import time
+from collections.abc import Sequence
 
 import pytest
 
 from ipa_snapshot import cli, inspection
+from ipa_snapshot.devices import sectors
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.used_map import UsedMap
 from tests.lab import disks
@@ -72,3 +77,22 @@ def test_the_picture_is_darker_where_more_is_used() -> None:
     used_map = UsedMap(extents, (), (), Extents([(400, 100)]))
     assert inspection.picture(used_map, 500, 5) == "█▒░·?"
     assert len(inspection.picture(used_map, 500, 77)) == 77
+
+
+def test_the_estimated_time_is_that_of_large_reads(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a disk that seeks for 8 ms and then reads 100 MB/s, one thing at a time
+    path, preadv, arm = tmp_path / "slow", os.preadv, threading.Lock()
+    path.write_bytes(random.Random(1).randbytes(200 * MIB))
+
+    def read(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        with arm:
+            count = preadv(fd, buffers, offset)
+            time.sleep(0.008 + count / 100e6)
+        return count
+
+    monkeypatch.setattr(sectors.os, "preadv", read)
+    inspected = inspection.inspect_disk(str(path))
+    seconds = 200 * MIB / 100e6 + 50 * 0.008
+    assert 0.6 * seconds < inspected.estimated_s < 2 * seconds  # the machine may be busy

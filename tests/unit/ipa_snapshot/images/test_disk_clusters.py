@@ -19,6 +19,7 @@ from ipa_snapshot.devices import sectors
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.sectors import LostSectors
 from ipa_snapshot.devices.source import Source, open_source
+from ipa_snapshot.images.budget import Budget
 from ipa_snapshot.images.compression import Costs
 from ipa_snapshot.images.disk_clusters import DiskClusters
 from ipa_snapshot.images.forward import Geometry, forward_stream
@@ -26,13 +27,17 @@ from tests.lab.disks import LoopDevice
 
 MIB = 1024 * 1024
 CLUSTER = 256 * 1024
+BUDGET = Budget.for_machine(cores=2)
 
 
 def capture(
     source: Source, extents: Extents, first: Extents, image: pathlib.Path, buffer_size: int
 ) -> int:
     geometry = Geometry.for_disk(source.size, "zstd")
-    with DiskClusters(source, geometry, extents, first, 2) as clusters, image.open("wb") as file:
+    with (
+        DiskClusters(source, geometry, extents, first, BUDGET) as clusters,
+        image.open("wb") as file,
+    ):
         for block in forward_stream(geometry, clusters, buffer_size):
             file.write(block)
         return clusters.bytes_read
@@ -118,7 +123,7 @@ def test_what_has_no_map_comes_first(tmp_path: pathlib.Path) -> None:
     with open_source(str(disk)) as source:
         geometry = Geometry.for_disk(source.size, "zstd")
         everything, unmapped = Extents([(0, 4 * MIB)]), Extents([(2 * MIB + 5, 10), (3 * MIB, 1)])
-        with DiskClusters(source, geometry, everything, unmapped, 2) as clusters:
+        with DiskClusters(source, geometry, everything, unmapped, BUDGET) as clusters:
             order = []
             while cluster := clusters.take():
                 order.append(cluster.index)
@@ -130,12 +135,14 @@ def test_a_cluster_is_left_until_it_is_taken(tmp_path: pathlib.Path) -> None:
     disk.write_bytes(noise(30 * MIB))
     with open_source(str(disk)) as source:
         geometry = Geometry.for_disk(source.size, "zstd")
-        with DiskClusters(source, geometry, Extents([(0, source.size)]), Extents(), 2) as clusters:
+        with DiskClusters(
+            source, geometry, Extents([(0, source.size)]), Extents(), BUDGET
+        ) as clusters:
             assert list(clusters.left()) == list(range(120))
             for _ in range(17):
                 clusters.take()
             assert list(clusters.left()) == list(range(17, 120))
-            assert clusters.estimate() == pytest.approx(103 * CLUSTER, rel=0.01)
+            assert clusters.estimate().size == pytest.approx(103 * CLUSTER, rel=0.01)
             assert list(clusters.rest()) == list(range(17, 120))
             assert clusters.take() is None
             assert clusters.plain(119) == disk.read_bytes()[-CLUSTER:]

@@ -22,13 +22,17 @@ class SlowStorage(MemoryStorage):
 
 def test_a_slow_link_is_known_by_little() -> None:
     storage = SlowStorage()
-    assert 5e6 < measure_rate(storage) <= 21e6
+    link = measure_rate(storage)
+    assert 5e6 < link.rate <= 21e6
+    assert link.bytes_sent == 2 << 20
     assert storage.objects == {"measured": b"%d" % (2 << 20)}
 
 
 def test_a_fast_link_is_measured_with_more() -> None:
     storage = MemoryStorage()
-    assert measure_rate(storage) > 100e6
+    link = measure_rate(storage)
+    assert link.rate > 100e6
+    assert link.bytes_sent == 34 << 20
     assert storage.objects == {}
 
 
