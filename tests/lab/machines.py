@@ -145,12 +145,22 @@ class Machine:
 
     def changes(self) -> list[tuple[str, str]]:
         """Return the changes of the provision state since the deployment, in Ironic's words."""
-        seen = [
-            (told.payload["previous_provision_state"], told.payload["provision_state"])
+        return [
+            (told["previous_provision_state"], told["provision_state"])
+            for told in self._provisioned()
+        ]
+
+    def events(self) -> list[str]:
+        """Return what Ironic calls the events that made these changes."""
+        return [told["event"] for told in self._provisioned()]
+
+    def _provisioned(self) -> list[dict[str, Any]]:
+        told = [
+            told.payload
             for told in self.ironic.notifications(self.node.uuid)
             if told.event.startswith("baremetal.node.provision_set.")
         ]
-        return seen[[new for _old, new in seen].index("active") + 1 :]
+        return told[[one["provision_state"] for one in told].index("active") + 1 :]
 
 
 def wait_until(what: str, condition: Any, timeout_s: float = 60) -> None:
