@@ -14,13 +14,16 @@ _MS_PRIVATE = 1 << 18
 _MS_BIND = 0x1000
 # Names the namespace, so that children know it as theirs; /proc/1/ns may be unreadable to root.
 _MARK = "LAB_NETWORK_NAMESPACE"
-# A worker of pytest-xdist has a thread that hands its messages on, and may stay behind.
-_THREADS = 2 if "PYTEST_XDIST_WORKER" in os.environ else 1
+# Which of the workers of pytest-xdist this is, or a child of: they are children of a process that
+# has entered namespaces itself, and must not share those.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+# Such a worker has a thread that hands its messages on, and may stay behind.
+_THREADS = 2 if _WORKER else 1
 
 
 def isolated() -> bool:
     """Whether this process lives in the network namespace that it or a parent entered."""
-    return os.environ.get(_MARK) == os.readlink("/proc/self/ns/net")
+    return os.environ.get(_MARK) == _mark()
 
 
 def enter() -> None:
@@ -44,7 +47,7 @@ def enter() -> None:
     # What other test runs on this host keep there is not ours to see.
     _checked(_LIBC.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755"), "have a /run of our own")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    os.environ[_MARK] = os.readlink("/proc/self/ns/net")
+    os.environ[_MARK] = _mark()
 
 
 def cover(path: str, with_path: str = "/dev/null") -> None:
@@ -53,6 +56,10 @@ def cover(path: str, with_path: str = "/dev/null") -> None:
         _LIBC.mount(with_path.encode(), path.encode(), None, ctypes.c_ulong(_MS_BIND), None),
         f"cover {path} with {with_path}",
     )
+
+
+def _mark() -> str:
+    return "%s %s" % (os.readlink("/proc/self/ns/net"), _WORKER)
 
 
 def _checked(result: int, doing: str) -> None:
