@@ -103,16 +103,26 @@ class NoAnswer(errors.AgentUnavailable):
     """No answer, this time: asking again may help."""
 
 
-class Agent:
-    """One agent's REST API, for as long as the ``with``."""
+class NotTrusted(errors.AgentUnavailable):
+    """The certificate is not one that is expected."""
 
-    def __init__(self, url: str, token: str, trust: Trust) -> None:
+
+class Agent:
+    """One agent's REST API, for as long as the ``with``.
+
+    :param timeout_s: for connecting, and for each further step, in seconds.
+    """
+
+    def __init__(
+        self, url: str, token: str, trust: Trust, timeout_s: tuple[float, float] = _TIMEOUT_S
+    ) -> None:
         if not _is_agent_url(url):
             raise errors.InvalidRequest(
                 "the agent's URL must be http(s)://host:port, without credentials"
             )
         self.url = url.rstrip("/")
         self._token = token
+        self._timeout_s = timeout_s
         self._session = requests.Session()
         self._session.trust_env = False
         trust.apply(self._session)
@@ -219,7 +229,7 @@ class Agent:
         url = "%s/v1/commands/%s" % (self.url, command)
         try:
             with self._session.request(
-                method, url, params={"agent_token": self._token}, timeout=_TIMEOUT_S,
+                method, url, params={"agent_token": self._token}, timeout=self._timeout_s,
                 allow_redirects=False, stream=True, **options,
             ) as answer:  # fmt: skip
                 body = answer.raw.read(_MOST_BYTES + 1, decode_content=True)
@@ -229,7 +239,7 @@ class Agent:
 
     def _no_answer(self, exc: BaseException) -> errors.AgentUnavailable:
         if is_untrusted(exc):
-            return errors.AgentUnavailable(
+            return NotTrusted(
                 "the certificate of the agent at %s is not trusted: pass its authority as the "
                 "agent's CA file" % self.url
             )

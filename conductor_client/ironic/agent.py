@@ -8,6 +8,7 @@ looks at the node next goes on from there. What takes long is done in threads, w
 import contextlib
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,24 @@ from ironic.objects import Node
 from conductor_client import errors
 from conductor_client.delivery import CaptureOptions
 from conductor_client.ironic import config, glance, ledger, work
-from conductor_client.ironic.agent_client import Listener, SnapshotAgentClient
+from conductor_client.ironic.agent_client import Listener
 from conductor_client.ironic.base import SnapshotInterface
 from conductor_client.ironic.carrier import ServiceCarrier
 from conductor_client.ironic.clean_up import CleanUp
+from conductor_client.ironic.clocks import Clocks
 from conductor_client.ironic.config import Settings
 from conductor_client.ironic.image_access import NotYet, projects_of
 from conductor_client.ironic.jobs import Jobs
-from conductor_client.ironic.record import Book, Phase, Record
+from conductor_client.ironic.record import Phase, Record
 
 config.register(CONF)
+
+_PURPOSE = "snapshot"
+# How long an image may take what this conductor does not send: Glance notices within minutes that
+# another one is gone, unless it was stopped itself.
+_SETTLE_S = 600
+# How long Ironic may take to go on before it is asked again, in case it was stopped.
+_RESUME_S = 60
 
 # After these a captured image is as good as before, and another upload may succeed.
 _KEEPING = (
@@ -42,6 +51,8 @@ class AgentSnapshot(SnapshotInterface):
     def __init__(self, carrier: ServiceCarrier | None = None) -> None:
         self._carrier = carrier or ServiceCarrier(self.interface_type, ("snapshot",))
         self._listener = Listener()
+        self._not_yet = Clocks()
+        self._resumed = Clocks()
         self._preparations: Jobs[None] = Jobs()
         self._uploads: Jobs[None] = Jobs()
         self._clean_up = CleanUp(self._carrier, self._forget)
@@ -65,9 +76,9 @@ class AgentSnapshot(SnapshotInterface):
         """
         given = {name: value for name, value in options.items() if value is not None}
         wanted = CaptureOptions(**{"writer": Settings.read(CONF).writer, **given})
-        book = ledger.read(task.node).retired()
+        book = ledger.read_or_give_up(task.node).retired()
         record = Record.new(image_ref, wanted, ledger.now())
-        ledger.write(task.node, Book(record, book.leftovers))
+        ledger.write(task.node, replace(book, record=record))
         self._note(task, record, "requested")
         return self._carrier.wait(task)
 
@@ -77,28 +88,32 @@ class AgentSnapshot(SnapshotInterface):
         That none was kept is told later, as with :meth:`snapshot`.
         """
         now = ledger.now()
-        book = ledger.read(task.node)
+        book = ledger.read_or_give_up(task.node)
         record = book.record
-        if record is None or record.phase != Phase.KEPT:
+        if record is None or not record.kept_for_s(now, Settings.read(CONF).retention):
             book, record = book.retired(), Record.new(image_ref, CaptureOptions(), now)
         record = record.turned(Phase.UPLOADING, now, image_ref=image_ref)
-        ledger.write(task.node, Book(record, book.leftovers))
+        ledger.write(task.node, replace(book, record=record))
         self._note(task, record, "to be uploaded again")
         return self._carrier.wait(task)
 
     def continue_snapshot(self, task: TaskManager) -> None:
         """See :meth:`.SnapshotInterface.continue_snapshot`."""
-        record = ledger.read(task.node).record
-        if record is None or not self._carrier.is_waiting(task.node):
+        if not self._carrier.is_waiting(task.node):
             return
+        record = None
         try:
-            self._continue(task, record)
+            if record := ledger.read(task.node).record:
+                self._continue(task, record)
             return
         except errors.SnapshotError as exc:
             error = exc
         # Not in the except: oslo.log adds what is handled to the lines of a log, and so to the JSON
         # of notifications there.
-        self._fail(task, record, error)
+        if record is None:
+            self._fail_unread(task, error)
+        else:
+            self._fail(task, record, error)
 
     def clean_up(self, task: TaskManager) -> None:
         """See :meth:`.SnapshotInterface.clean_up`."""
@@ -118,7 +133,7 @@ class AgentSnapshot(SnapshotInterface):
             case Phase.UPLOADING:
                 self._upload(task, record, settings)
             case Phase.DONE:
-                self._carrier.resume(task)
+                self._resume(task, record)
 
     def _prepare(self, task: TaskManager, record: Record, settings: Settings) -> None:
         job = self._preparations.find(record.generation)
@@ -132,17 +147,15 @@ class AgentSnapshot(SnapshotInterface):
                 self._start(task, record, settings)
 
     def _start(self, task: TaskManager, record: Record, settings: Settings) -> None:
-        with self._locked(task, record) as still:
-            if not still:
+        with self._locked(task, record) as found:
+            if not found or (agent := self._listener.find(task.node, record)) is None:
                 return
-            params = {
-                **settings.agent_access(task.node.uuid, record.generation),
-                "image_name": record.image_name,
-                **record.options.to_wire(),
-            }
-            with SnapshotAgentClient().agent(task.node) as agent:
-                # Before any credentials are sent.
-                agent.check()
+            with agent:
+                params = {
+                    **settings.agent_access(task.node.uuid, record.generation),
+                    "image_name": record.image_name,
+                    **record.options.to_wire(),
+                }
                 # Before the command is sent: whatever happens then, the image's name is known.
                 ledger.turn(task, record, Phase.STARTING)
                 # Other conductors count, too: only what is committed shows to all of them. Of two
@@ -168,8 +181,8 @@ class AgentSnapshot(SnapshotInterface):
             return
         if captured.image_name != record.image_name:
             raise errors.CommandFailed("an unusable result", "it is about another image")
-        with self._locked(task, record) as still:
-            if not still:
+        with self._locked(task, record) as found:
+            if not found:
                 return
             record = ledger.turn(task, record, Phase.UPLOADING, captured=captured)
             self._note(
@@ -194,59 +207,76 @@ class AgentSnapshot(SnapshotInterface):
         elif not job.running:
             try:
                 job.result()
-            except NotYet:
+            except NotYet as exc:
                 self._uploads.forget(record.generation)
+                if self._not_yet.elapsed_s(record.generation) > _SETTLE_S:
+                    raise errors.UploadFailed(
+                        "%s for more than %d s, and not by this conductor" % (exc, _SETTLE_S)
+                    ) from exc
             else:
                 self._finish(task, record)
 
     def _finish(self, task: TaskManager, record: Record) -> None:
-        with self._locked(task, record) as still:
-            if not still:
+        with self._locked(task, record) as found:
+            if not found:
                 return
             self._forget(record.generation)
             # Kept until the service is over: Ironic may be stopped before it goes on.
             ledger.turn(task, record, Phase.DONE)
             self._note(task, record, "done")
-        self._carrier.resume(task)
+        self._resume(task, record)
+
+    def _resume(self, task: TaskManager, record: Record) -> None:
+        # Until Ironic has gone on. A second request that is behind the first one would end the step
+        # after this one, too.
+        if self._resumed.is_due(record.generation, _RESUME_S):
+            self._carrier.resume(task)
 
     def _fail(self, task: TaskManager, record: Record, error: errors.SnapshotError) -> None:
-        with self._locked(task, record, any_phase=True) as still:
+        with self._locked(task, record, any_phase=True) as found:
             self._forget(record.generation)
-            if not still:
+            if not found:
                 return
             message = "%s: %s" % (error.word, error)
-            retention = Settings.read(CONF).retention
-            if record.captured is not None and retention and isinstance(error, _KEEPING):
-                ledger.turn(task, record, Phase.KEPT)
+            ended = _ended(found, error)
+            if ended != found:
+                ledger.put(task, ended)
+            if left_s := ended.kept_for_s(ledger.now(), Settings.read(CONF).retention):
                 message += (
                     "; the captured image %s is kept for %d s: the step upload_snapshot uploads it"
-                    % (record.image_name, retention)
+                    % (found.image_name, left_s)
                 )
-            elif isinstance(error, errors.CommandFailed):
-                ledger.turn(task, record, Phase.FAILED)
             self._carrier.fail(task, message)
+
+    def _fail_unread(self, task: TaskManager, error: errors.SnapshotError) -> None:
+        task.upgrade_lock(purpose=_PURPOSE)
+        if self._carrier.is_waiting(task.node):
+            self._carrier.fail(task, "%s: %s" % (error.word, error))
 
     @contextlib.contextmanager
     def _locked(
         self, task: TaskManager, record: Record, *, any_phase: bool = False
-    ) -> Iterator[bool]:
-        """Lock the node for this task, and yield whether the snapshot is still as it was.
+    ) -> Iterator[Record | None]:
+        """Lock the node for this task, and yield the record, or None if it is not as it was.
 
         :param any_phase: it may have been taken on meanwhile, by this same task.
         """
         # Reads the node anew.
-        task.upgrade_lock(purpose="snapshot")
+        task.upgrade_lock(purpose=_PURPOSE)
         found = ledger.read(task.node).record
-        yield (
+        same = (
             found is not None
             and found.generation == record.generation
             and (any_phase or found.phase == record.phase)
             and self._carrier.is_waiting(task.node)
         )
+        yield found if same else None
 
     def _forget(self, generation: str) -> None:
         """End all that goes on for a snapshot in this process."""
         self._listener.forget(generation)
+        self._not_yet.stop(generation)
+        self._resumed.stop(generation)
         self._preparations.forget(generation)
         self._uploads.forget(generation)
 
@@ -258,6 +288,14 @@ class AgentSnapshot(SnapshotInterface):
         if self._emptied is None:
             self._emptied = work.empty_scratch(settings.work_dir, CONF.host)
         return self._emptied
+
+
+def _ended(record: Record, error: errors.SnapshotError) -> Record:
+    """Return the record after an error."""
+    if record.captured is not None and isinstance(error, _KEEPING):
+        return record.kept(ledger.now())
+    phase = Phase.FAILED if isinstance(error, errors.CommandFailed) else record.phase
+    return replace(record, phase=phase, kept_since=None)
 
 
 def _work_task(node: Node, record: Record, settings: Settings) -> work.Task:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agents of nodes, as Ironic knows them."""
 
-import time
-
 from ironic.common import exception
 from ironic.conf import CONF
 from ironic.drivers.modules import agent_client
@@ -10,7 +8,8 @@ from ironic.objects import Node
 from oslo_log import log
 
 from conductor_client import errors
-from conductor_client.agent import Agent, NoAnswer, Status
+from conductor_client.agent import Agent, NoAnswer, NotTrusted, Status
+from conductor_client.ironic.clocks import Clocks
 from conductor_client.ironic.record import Record
 from snapshot_core.credentials import Trust
 
@@ -18,6 +17,11 @@ LOG = log.getLogger(__name__)
 
 # An agent under full load still answers; one that is silent for this long is gone.
 _PATIENCE_S = 300
+# All nodes are asked one after the other: those that are silent are not to hold up the others.
+_TIMEOUT_S = (5, 15)
+# The certificate of an agent is at the conductor that had the node before, or that of an earlier
+# ramdisk is here, until the next heartbeat.
+_PASSING = (NoAnswer, NotTrusted)
 
 
 class SnapshotAgentClient(agent_client.AgentClient):
@@ -42,17 +46,16 @@ class SnapshotAgentClient(agent_client.AgentClient):
         try:
             verify = self._get_verify(node)
         except exception.InvalidParameterValue as exc:
-            # It is at the conductor that had the node before, until a heartbeat.
             raise NoAnswer(str(exc)) from exc
         trust = Trust(insecure=not verify) if isinstance(verify, bool) else Trust(verify)
-        return Agent(url, token, trust)
+        return Agent(url, token, trust, _TIMEOUT_S)
 
 
 class Listener:
-    """Asks agents how their commands go, and knows since when each of them is silent."""
+    """Asks agents, and knows for how long each of them is silent."""
 
     def __init__(self) -> None:
-        self._silent_since: dict[str, float] = {}
+        self._silent = Clocks()
 
     def ask(self, node: Node, record: Record) -> Status:
         """Return how the record's command goes; an agent that is silent has nothing to tell.
@@ -62,19 +65,35 @@ class Listener:
         try:
             with SnapshotAgentClient().agent(node) as agent:
                 status = agent.status(str(record.command_id), patience_s=0)
-        except NoAnswer as exc:
-            now = time.monotonic()
-            since = self._silent_since.setdefault(record.generation, now)
-            if now - since > _patience_s():
-                raise
-            LOG.warning("Node %(node)s: %(why)s", {"node": node.uuid, "why": exc})
+        except _PASSING as exc:
+            self._bear(node, record, exc)
             return Status()
         self.forget(record.generation)
         return status
 
+    def find(self, node: Node, record: Record) -> Agent | None:
+        """Return the node's agent, which knows our command; None if it is silent.
+
+        :raises: AgentUnavailable when it was silent for too long, or is no agent of ours
+        """
+        try:
+            agent = SnapshotAgentClient().agent(node)
+            # Before any credentials are sent.
+            agent.check()
+        except _PASSING as exc:
+            self._bear(node, record, exc)
+            return None
+        self.forget(record.generation)
+        return agent
+
     def forget(self, generation: str) -> None:
         """Forget how long the agent of a snapshot was silent."""
-        self._silent_since.pop(generation, None)
+        self._silent.stop(generation)
+
+    def _bear(self, node: Node, record: Record, error: errors.AgentUnavailable) -> None:
+        if self._silent.elapsed_s(record.generation) > _patience_s():
+            raise error
+        LOG.warning("Node %(node)s: %(why)s", {"node": node.uuid, "why": error})
 
 
 def _patience_s() -> float:

@@ -2,6 +2,7 @@
 """Clean up after snapshots that are over, however they ended: most ends are not told to us."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ironic.common import states
 from ironic.conductor.task_manager import TaskManager
@@ -14,7 +15,7 @@ from conductor_client.collection import remove_if_empty
 from conductor_client.ironic import ledger, leftovers
 from conductor_client.ironic.carrier import ServiceCarrier
 from conductor_client.ironic.config import Settings
-from conductor_client.ironic.record import Leftover, Record
+from conductor_client.ironic.record import Book, Leftover, Phase
 
 LOG = log.getLogger(__name__)
 
@@ -33,25 +34,32 @@ class CleanUp:
 
     def __call__(self, task: TaskManager) -> None:
         """Take the next step; the task has a shared lock, and the node is in any state."""
-        if self._is_over(task.node, ledger.read(task.node).record):
-            self._retire(task)
+        if not self._carrier.is_running(task.node):
+            self._conclude(task)
         # At once: an agent that is at work does not know that nobody wants its image any more.
         if left := ledger.read(task.node).leftovers:
             self._remove(task, left)
 
-    def _is_over(self, node: Node, record: Record | None) -> bool:
-        if record is None or self._carrier.is_running(node):
-            return False
-        return not record.is_kept(ledger.now(), Settings.read(CONF).retention)
-
-    def _retire(self, task: TaskManager) -> None:
+    def _conclude(self, task: TaskManager) -> None:
+        book = ledger.read_or_give_up(task.node)
+        if self._after_the_service(book) == book and ledger.remembers(task.node, book):
+            return
         task.upgrade_lock(purpose=_PURPOSE)
-        book = ledger.read(task.node)
-        if book.record is not None and self._is_over(task.node, book.record):
-            self._forget(book.record.generation)
-            ledger.write(task.node, book.retired())
+        book = ledger.read_or_give_up(task.node)
+        if not self._carrier.is_running(task.node):
+            if book.record is not None:
+                self._forget(book.record.generation)
+            ledger.write(task.node, self._after_the_service(book))
         # None is held while the storage is waited for.
         task.downgrade_lock()
+
+    def _after_the_service(self, book: Book) -> Book:
+        """Return what is to be remembered once the service is over, however it ended."""
+        record, now = book.record, ledger.now()
+        if record is None or not record.kept_for_s(now, Settings.read(CONF).retention):
+            return book.retired()
+        # Its upload may have been cut short once more.
+        return book if record.phase == Phase.KEPT else replace(book, record=record.kept(now))
 
     def _remove(self, task: TaskManager, old: tuple[Leftover, ...]) -> None:
         uuid = task.node.uuid

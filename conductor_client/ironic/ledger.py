@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What nodes remember of their snapshots: read it, and commit changes of it."""
 
+import contextlib
 import time
+from dataclasses import replace
 from typing import Any
 
 from ironic.conductor.task_manager import TaskManager
@@ -9,7 +11,7 @@ from ironic.objects import Node
 from oslo_log import log
 
 from conductor_client.ironic.metrics import get_metrics_logger
-from conductor_client.ironic.record import KEY, Book, Phase, Record
+from conductor_client.ironic.record import KEY, Book, Phase, Record, UnreadableRecord
 
 LOG = log.getLogger(__name__)
 METRICS = get_metrics_logger(__name__)
@@ -21,8 +23,23 @@ def now() -> int:
 
 
 def read(node: Node) -> Book:
-    """Return what the node remembers, as it was when the node was read."""
+    """Return what the node remembers, as it was when the node was read.
+
+    :raises: UnreadableRecord
+    """
     return Book.parse(node.driver_internal_info.get(KEY))
+
+
+def read_or_give_up(node: Node) -> Book:
+    """Return what the node remembers; what cannot be read is an empty book, and soon lost."""
+    try:
+        return read(node)
+    except UnreadableRecord as exc:
+        LOG.error(
+            "Node %(node)s: %(why)s. Its images are left to 'ironic-snapshot reap'",
+            {"node": node.uuid, "why": exc},
+        )
+        return Book()
 
 
 def write(node: Node, book: Book) -> None:
@@ -35,19 +52,28 @@ def write(node: Node, book: Book) -> None:
     node.save()
 
 
+def remembers(node: Node, book: Book) -> bool:
+    """Tell whether the node remembers just this."""
+    return bool(node.driver_internal_info.get(KEY) == book.to_wire())
+
+
 def turn(task: TaskManager, record: Record, phase: Phase, **changes: Any) -> Record:
     """Commit another phase of the record, and return the new record; the caller holds the lock."""
-    book, moment = read(task.node), now()
-    turned = record.turned(phase, moment, **changes)
-    write(task.node, Book(turned, book.leftovers))
+    return put(task, record.turned(phase, now(), **changes))
+
+
+def put(task: TaskManager, record: Record) -> Record:
+    """Commit a record that is in another phase, and return it; the caller holds the lock."""
+    book = read(task.node)
+    write(task.node, replace(book, record=record))
     if book.record is not None:
         name = METRICS.get_metric_name("phase.%s" % book.record.phase)
-        METRICS.send_timer(name, (moment - book.record.since) * 1000)
+        METRICS.send_timer(name, (record.since - book.record.since) * 1000)
     LOG.info(
         "Snapshot of node %(node)s into image %(image)s: %(phase)s",
-        {"node": task.node.uuid, "image": record.image_ref, "phase": phase},
+        {"node": task.node.uuid, "image": record.image_ref, "phase": record.phase},
     )
-    return turned
+    return record
 
 
 def count_captures(task: TaskManager, wait_state: str) -> int:
@@ -55,8 +81,12 @@ def count_captures(task: TaskManager, wait_state: str) -> int:
     nodes = Node.list(
         task.context, filters={"provision_state": wait_state}, fields=["driver_internal_info"]
     )
-    records = [read(node).record for node in nodes]
-    return sum(
-        record is not None and record.phase in (Phase.STARTING, Phase.CAPTURING)
-        for record in records
-    )
+    return sum(_is_captured(node) for node in nodes)
+
+
+def _is_captured(node: Node) -> bool:
+    # One that cannot be read fails as soon as its own conductor looks at it.
+    with contextlib.suppress(UnreadableRecord):
+        record = read(node).record
+        return record is not None and record.phase in (Phase.STARTING, Phase.CAPTURING)
+    return False

@@ -37,6 +37,10 @@ class Phase(enum.StrEnum):
     KEPT = "kept"  # the upload failed, and the image waits in the storage for another one
 
 
+class UnreadableRecord(errors.InvalidRequest):
+    """What a node remembers was not written by this version."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One snapshot of a node.
@@ -45,6 +49,8 @@ class Record:
     :ivar since: when the phase began, in seconds since the epoch.
     :ivar command_id: that of the agent's command.
     :ivar captured: what is in the storage, once it is.
+    :ivar kept_since: when an upload failed after which the image is kept, in seconds since the
+        epoch.
     """
 
     generation: str
@@ -54,6 +60,7 @@ class Record:
     options: CaptureOptions
     command_id: str | None = None
     captured: Captured | None = None
+    kept_since: int | None = None
 
     def __post_init__(self) -> None:
         if not _GENERATION.fullmatch(self.generation):
@@ -91,9 +98,15 @@ class Record:
         """Return the record in another phase."""
         return replace(self, phase=phase, since=now, **changes)
 
-    def is_kept(self, now: int, retention_s: int) -> bool:
-        """Tell whether the image is to stay in the storage although no service goes on."""
-        return self.phase == Phase.KEPT and now - self.since < retention_s
+    def kept(self, now: int) -> "Record":
+        """Return the record of an image that stays in the storage, counted from the first time."""
+        return self.turned(Phase.KEPT, now, kept_since=self.kept_since or now)
+
+    def kept_for_s(self, now: int, retention_s: int) -> int:
+        """Return how much longer the image is to stay in the storage, in seconds; 0: it is not."""
+        if self.kept_since is None or self.phase not in (Phase.KEPT, Phase.UPLOADING):
+            return 0
+        return max(0, self.kept_since + retention_s - now)
 
     def retired(self) -> "Leftover":
         """Return what there may be left of it in the storage."""
@@ -125,14 +138,23 @@ class Book:
 
     @classmethod
     def parse(cls, raw: Any) -> "Book":
-        """Read what :meth:`to_wire` returned; nothing at all is an empty book."""
+        """Read what :meth:`to_wire` returned; nothing at all is an empty book.
+
+        :raises: UnreadableRecord
+        """
         if not raw:
             return cls()
-        record = raw["record"]
-        return cls(
-            _parse_record(record) if record else None,
-            tuple(Leftover(**leftover) for leftover in raw["leftovers"]),
-        )
+        try:
+            record = raw["record"]
+            return cls(
+                _parse_record(record) if record else None,
+                tuple(Leftover(**leftover) for leftover in raw["leftovers"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, errors.SnapshotError) as exc:
+            raise UnreadableRecord(
+                "what the node remembers of a snapshot is of another version of ipa-snapshot: take "
+                "the snapshot again"
+            ) from exc
 
     def to_wire(self) -> dict[str, Any] | None:
         """Return it as plain values, or None if it is empty."""

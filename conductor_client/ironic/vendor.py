@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vendor interface ``snapshot``: service steps for an Ironic without a snapshot interface."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from ironic.common import exception, states
@@ -98,7 +100,8 @@ class SnapshotVendor(base.VendorInterface):
         self, task: TaskManager, _manager: BaseConductorManager, _context: Any
     ) -> None:
         """Take all snapshots that go on a step further."""
-        self._snapshots.continue_snapshot(task)
+        with _holding_up_no_others(task.node.uuid):
+            self._snapshots.continue_snapshot(task)
 
     # Not a node_periodic: that passes over nodes whose vendor interface is another one by now.
     @METRICS.timer("SnapshotVendor.clean_up_snapshots")
@@ -107,10 +110,21 @@ class SnapshotVendor(base.VendorInterface):
         """Clean up after snapshots that are over, in whatever state their nodes are."""
         nodes = manager.iter_nodes(fields=["driver_internal_info"])
         for uuid in [row[0] for row in nodes if KEY in row[-1]]:
-            try:
-                with task_manager.acquire(
+            with (
+                _holding_up_no_others(uuid),
+                task_manager.acquire(
                     context, uuid, shared=True, load_driver=False, purpose="clean up snapshots"
-                ) as task:
-                    self._snapshots.clean_up(task)
-            except (exception.NodeLocked, exception.NodeNotFound) as exc:
-                LOG.info("Not cleaned up yet: %(reason)s", {"reason": exc})
+                ) as task,
+            ):
+                self._snapshots.clean_up(task)
+
+
+@contextlib.contextmanager
+def _holding_up_no_others(node: str) -> Iterator[None]:
+    """Log what is wrong with one of many nodes; each is looked at again."""
+    try:
+        yield
+    except (exception.NodeLocked, exception.NodeNotFound) as exc:
+        LOG.info("Not now: %(reason)s", {"reason": exc})
+    except Exception:
+        LOG.exception("Unexpected error with the snapshot of node %(node)s", {"node": node})

@@ -12,6 +12,7 @@ from tests.functional.conftest import same_files
 from tests.lab import conductors, disks
 from tests.lab.conductors import Backends
 from tests.lab.ironic import Ironic
+from tests.lab.machines import wait_until
 from tests.lab.nodes import Node, Record
 
 IronicWith = Callable[..., Ironic]
@@ -77,6 +78,57 @@ def test_an_image_that_glance_did_not_take_is_uploaded_later_without_another_cap
     assert same_files(small_disk, backends.glance.images / image, tmp_path)
     conductors.wait_until_forgotten(node)
     assert backends.names(node) == []
+
+
+def test_an_image_is_kept_if_its_next_upload_is_aborted(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk
+) -> None:
+    node, image = conductors.enrol(ironic_with(retention=600)), backends.new_image()
+    fail_to_upload(node, image, small_disk, backends)
+    backends.gate.holding = True
+    conductors.request(node, "upload_snapshot", image)
+    wait_until("an upload under way", lambda: backends.gate.uploads)
+    node.abort()
+    conductors.wait_for_phase(node, "kept")
+    assert len(backends.names(node)) == 2
+    backends.gate.open()
+    image = backends.new_image()
+    conductors.request(node, "upload_snapshot", image)
+    node.wait_for("active")
+    assert backends.status(image) == "active"
+
+
+def test_an_image_is_kept_if_the_conductor_has_no_room_to_work(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk
+) -> None:
+    node = conductors.enrol(ironic_with(work_dir="/proc/none"))
+    conductors.request(node, "snapshot", backends.new_image())
+    with conductors.ramdisk(node, small_disk):
+        record = failed(node)
+    assert "/proc/none/conductor-lab-conductor cannot be used" in record.last_error
+    assert "is kept for" in record.last_error
+    assert len(backends.names(node)) == 2
+
+
+def test_a_record_that_cannot_be_read_fails_its_snapshot_and_holds_up_no_other(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
+) -> None:
+    ironic = ironic_with()
+    spoilt, other = (conductors.enrol(ironic) for _ in range(2))
+    conductors.request(spoilt, "snapshot", backends.new_image(), writer="dd")
+    with conductors.slowed_network(), conductors.ramdisk(spoilt, small_disk):
+        conductors.wait_for_phase(spoilt, "capturing")
+        ironic.kill()
+        conductors.spoil_record(ironic, spoilt)
+        ironic.start_again()
+        assert "is of another version of ipa-snapshot" in failed(spoilt).last_error
+    image = backends.new_image()
+    conductors.request(other, "snapshot", image)
+    with conductors.ramdisk(other, small_disk):
+        other.wait_for("active", timeout_s=120)
+    for node in (spoilt, other):
+        conductors.wait_until_forgotten(node)
+    assert same_files(small_disk, backends.glance.images / image, tmp_path)
 
 
 @pytest.mark.parametrize("retention", [4, 0])

@@ -2,7 +2,9 @@
 """Ironic's conductors with the plug-in, what stands behind them, and snapshots of their nodes."""
 
 import contextlib
+import json
 import pathlib
+import sqlite3
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -134,6 +136,18 @@ def wait_until_forgotten(node: Node) -> None:
     node.wait_until(
         "without a snapshot", lambda record: KEY not in record.driver_internal_info, timeout_s=120
     )
+
+
+def spoil_record(ironic: Ironic, node: Node) -> None:
+    """Let a node remember something of another version; Ironic must not run."""
+    with contextlib.closing(sqlite3.connect(ironic.state / "ironic.sqlite")) as database, database:
+        [info] = database.execute(
+            "SELECT driver_internal_info FROM nodes WHERE uuid = ?", (node.uuid,)
+        ).fetchone()
+        spoilt = json.dumps({**json.loads(info), KEY: {"record": {"of": "another version"}}})
+        database.execute(
+            "UPDATE nodes SET driver_internal_info = ? WHERE uuid = ?", (spoilt, node.uuid)
+        )
 
 
 def wait_for_looks(node: Node, count: int = 3) -> None:

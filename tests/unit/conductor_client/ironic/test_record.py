@@ -9,7 +9,7 @@ import pytest
 from conductor_client import errors
 from conductor_client.agent import Captured
 from conductor_client.delivery import CaptureOptions
-from conductor_client.ironic.record import Book, Leftover, Phase, Record
+from conductor_client.ironic.record import Book, Leftover, Phase, Record, UnreadableRecord
 from tests.unit.conductor_client.fake_agent import result_about
 
 NOW = 1_790_000_000
@@ -18,6 +18,8 @@ NEW = Record.new(IMAGE, CaptureOptions(writer="dd", expected_serial="S"), NOW)
 CAPTURED = Captured.parse(
     result_about("image", b"data", lost={"bytes": 512, "extents": [[0, 512]]}, partitions=["much"])
 )
+
+RAW = (Book(NEW).to_wire() or {})["record"]
 
 
 def through_json(book: Book) -> Book:
@@ -110,8 +112,34 @@ def test_a_book_after_a_clean_up_has_what_is_left_in_its_order() -> None:
 
 
 def test_an_image_is_kept_for_as_long_as_was_asked_for() -> None:
-    kept = NEW.turned(Phase.KEPT, NOW)
-    assert kept.is_kept(NOW + 59, 60)
-    assert not kept.is_kept(NOW + 60, 60)
-    assert not kept.is_kept(NOW, 0)
-    assert not NEW.turned(Phase.UPLOADING, NOW).is_kept(NOW, 60)
+    kept = NEW.turned(Phase.UPLOADING, NOW).kept(NOW)
+    assert kept.phase == Phase.KEPT
+    assert kept.kept_for_s(NOW + 59, 60) == 1
+    assert kept.kept_for_s(NOW + 60, 60) == 0
+    assert kept.kept_for_s(NOW, 0) == 0
+    assert NEW.turned(Phase.UPLOADING, NOW).kept_for_s(NOW, 60) == 0
+
+
+def test_another_upload_keeps_the_image_no_longer_and_no_shorter() -> None:
+    again = NEW.kept(NOW).turned(Phase.UPLOADING, NOW + 30)
+    assert again.kept_for_s(NOW + 40, 60) == 20
+    assert again.kept(NOW + 40).kept_for_s(NOW + 40, 60) == 20
+    assert again.turned(Phase.DONE, NOW + 40).kept_for_s(NOW + 40, 60) == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "text", ["list"], {"leftovers": []}, {"record": None},
+        {"record": {"a": 1}, "leftovers": []},
+        {"record": None, "leftovers": [{"image_name": "../..", "agent_until": 0}]},
+        {"record": None, "leftovers": [{"image_name": "a", "agent_until": 0, "more": 1}]},
+        {"record": {**RAW, "phase": "a later one"}, "leftovers": []},
+        {"record": {**RAW, "generation": "../.."}, "leftovers": []},
+        {"record": {**RAW, "options": {"more": 1}}, "leftovers": []},
+        {"record": {**RAW, "more": 1}, "leftovers": []},
+    ],
+)  # fmt: skip
+def test_what_another_version_wrote_is_told_to_be_unreadable(raw: object) -> None:
+    with pytest.raises(UnreadableRecord, match="is of another version"):
+        Book.parse(raw)
