@@ -8,7 +8,7 @@ from snapshot_core import errors
 
 # What a broken connection costs, and what is held in memory, together with the rest of the
 # block that fills it. Smaller ones cost more round trips.
-PART = 8 * 1024 * 1024
+PART = 16 * 1024 * 1024
 
 
 class Part:

@@ -4,6 +4,7 @@
 import contextlib
 import itertools
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
@@ -27,6 +28,9 @@ CHUNK = 1024 * 1024
 # Connecting is quick or hopeless. A server may take its time between two of our blocks, and at
 # the end, when it syncs what it has taken.
 _TIMEOUT_S = (15, 300)
+# No server loses what it has and is back in so short a time, with nothing seen of that. To ask it
+# costs a way there and back.
+_QUIET_S = 1.0
 _LENGTH = re.compile(r"[0-9]{1,18}")
 # What a claimed object holds; a range written over its end shows whether the server takes ranges.
 _CLAIM = b"claimed by ipa-snapshot"
@@ -175,8 +179,9 @@ class WebdavStorage(Storage):
                 length = size
             chunks = itertools.chain(parts.consume(head), chunks)
         if (length is None or length > parts.PART) and self._takes_ranges(name):
+            confirmed = time.monotonic()
             for part in parts.split(chunks, length):
-                patience.outlive_outages()(self._put_part, name, part)
+                confirmed = self._put_part(name, part, confirmed)
                 part.drop()
         else:
             # without a length requests sends each chunk as one of the transfer encoding's
@@ -199,17 +204,41 @@ class WebdavStorage(Storage):
             return False
         return found == _CLAIM[:_RANGE_START] + _RANGE
 
-    def _put_part(self, name: str, part: parts.Part) -> None:
+    def _put_part(self, name: str, part: parts.Part, confirmed: float) -> float:
+        """Write a part, and return when it was confirmed.
+
+        :param confirmed: when the last one was.
+        """
+        is_certain = time.monotonic() - confirmed < _QUIET_S
+
+        def attempt() -> None:
+            nonlocal is_certain
+            if part.start and not is_certain:
+                self._expect_beginning(name, part)
+            is_certain = False
+            with self._request(
+                "PUT", name, data=part, headers=_range(part.start, len(part))
+            ) as answer:
+                if not succeeded(answer):
+                    raise refusal(self.describe(name), answer)
+                if part.start and answer.status_code == 201:  # it made the object, with a hole
+                    raise self._mismatch(name, part, None)
+
+        patience.outlive_outages()(attempt)
+        return time.monotonic()
+
+    def _expect_beginning(self, name: str, part: parts.Part) -> None:
         # Apache 2.4 fills what it does not have with zeros: after an outage the object may be
         # another, or shorter. A part that was sent before may be there, in part or whole.
-        if part.start:
-            found = self._size(name)
-            if found is None or not part.start <= found <= part.end:
-                raise errors.StorageMismatch(
-                    self.describe(name), "%d bytes so far" % part.start,
-                    None if found is None else "%d bytes" % found,
-                )  # fmt: skip
-        self._put(name, part, _range(part.start, len(part)))
+        found = self._size(name)
+        if found is None or not part.start <= found <= part.end:
+            raise self._mismatch(name, part, found)
+
+    def _mismatch(self, name: str, part: parts.Part, found: int | None) -> errors.StorageMismatch:
+        return errors.StorageMismatch(
+            self.describe(name), "%d bytes so far" % part.start,
+            None if found is None else "%d bytes" % found,
+        )  # fmt: skip
 
     def _put(self, name: str, body: Any, headers: Mapping[str, str] | None = None) -> None:
         with self._request("PUT", name, data=body, headers=headers) as answer:

@@ -23,7 +23,7 @@ from tests.lab.nginx import Nginx
 from tests.lab.wsgidav_server import WsgiDav
 
 MIB = 1024 * 1024
-BLOCK = 512 * 1024
+BLOCK = MIB
 BLOCKS = 70  # four parts and a piece
 SIZE = BLOCKS * BLOCK
 
@@ -142,7 +142,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_the_image_whole(
 
 
 @KNOWN
-@pytest.mark.parametrize("left", [0, 12 * 1024 * 1024, None], ids=["empty", "shorter", "none"])
+@pytest.mark.parametrize("left", [0, 24 * MIB, None], ids=["empty", "shorter", "none"])
 def test_a_server_that_comes_back_with_less_gets_no_hole(
     apache: Apache, length: int | None, left: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_server_that_comes_back_with_less_gets_no_hole(
         found = "nothing" if left is None else "%d bytes" % left
         with pytest.raises(
             errors.StorageMismatch,
-            match="image.part holds %s, expected 16777216 bytes so far" % found,
+            match="image.part holds %s, expected 33554432 bytes so far" % found,
         ):
             storage.write("image.part", blocks(37, apache.kill), length)
         storage.abandon("image")
@@ -184,7 +184,7 @@ def test_connections_that_are_cut_cost_a_part_each(
     monkeypatch.setattr(patience, "sleep", lambda _seconds: None)
     # within the first part, twice within the second or third, and between others
     with (
-        CuttingProxy(apache.port, 5 * MIB, 9 * MIB, 3 * MIB, 8 * MIB) as proxy,
+        CuttingProxy(apache.port, 10 * MIB, 18 * MIB, 6 * MIB, 16 * MIB) as proxy,
         opened(apache, proxy.port) as storage,
     ):
         storage.claim("image")

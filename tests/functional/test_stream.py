@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stream writer against an independent tool, and at sizes where memory would show."""
 
+import contextlib
 import json
 import pathlib
 import random
@@ -8,14 +9,17 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from bench.measure import link
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import map_disk
 from tests.functional import commands
 from tests.lab import disks
+from tests.lab.apache import Apache
 
 MIB = 1024 * 1024
 
@@ -78,11 +82,10 @@ sys.exit(code)
 """
 
 
-def measure(disk: pathlib.Path, images: pathlib.Path) -> tuple[Any, int]:
+def measure(disk: pathlib.Path, url: str) -> tuple[Any, int]:
     """Take a snapshot; return the result, and the most memory that it had, in KiB."""
-    images.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", _MANY_CORES, "stream", "file://%s" % images, "image",
+        [sys.executable, "-c", _MANY_CORES, "stream", url, "image",
          "--device", disk, "--json"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -90,9 +93,21 @@ def measure(disk: pathlib.Path, images: pathlib.Path) -> tuple[Any, int]:
     return json.loads(done.stdout), int(done.stderr.split()[-1])
 
 
+@contextlib.contextmanager
+def storage(kind: str, images: pathlib.Path) -> Iterator[str]:
+    """Yield the URL of a directory, or of Apache on a link on which everything has to wait."""
+    if kind == "file":
+        images.mkdir()
+        yield "file://%s" % images
+        return
+    with Apache(images, None, tls=False) as apache, link(capped=True):
+        yield apache.url
+
+
+@pytest.mark.parametrize("kind", ["file", "http"])
 @pytest.mark.parametrize(("size", "most_mib"), [(200 << 30, 256), (2 << 40, 384)])
 def test_memory_is_bounded_whatever_the_disk(
-    tmp_path: pathlib.Path, size: int, most_mib: int
+    tmp_path: pathlib.Path, size: int, most_mib: int, kind: str
 ) -> None:
     disk = tmp_path / "disk.raw"
     with disk.open("wb") as file:
@@ -102,7 +117,8 @@ def test_memory_is_bounded_whatever_the_disk(
     for number in range(16):
         (files / str(number)).write_bytes(random.Random(number).randbytes(20 * MIB))
     disks.run("mkfs.ext4", "-q", "-d", files, disk)
-    found, peak_kib = measure(disk, tmp_path / "images")
+    with storage(kind, tmp_path / "images") as url:
+        found, peak_kib = measure(disk, url)
     assert found["used"] < 2 << 30
     assert found["bytes_read"] <= 1.02 * found["used"]
     # 320 MiB do not compress; the inode tables and the journal do; 16 MiB of L2 tables
@@ -133,7 +149,8 @@ def test_memory_is_bounded_in_however_many_pieces_it_is_used(
         for number in range(2):
             file.seek((reserved + number * size) * 512)
             file.write(table)
-    found, peak_kib = measure(disk, tmp_path / "images")
+    with storage("file", tmp_path / "images") as url:
+        found, peak_kib = measure(disk, url)
     assert found["warnings"] == []
     assert found["used"] >= clusters * 256
     assert peak_kib <= 256 * 1024

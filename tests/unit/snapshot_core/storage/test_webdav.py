@@ -18,7 +18,7 @@ import pytest
 from snapshot_core import errors
 from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.location import Location
-from snapshot_core.storage import open_storage, parts, patience
+from snapshot_core.storage import open_storage, parts, patience, webdav
 from snapshot_core.storage.base import Storage
 from tests.lab import certificates
 from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
@@ -411,13 +411,14 @@ class InRanges(Collection):
         assert found is not None, where
         start, end = int(found[1]), int(found[2]) + 1
         assert len(request.body) == end - start
+        is_new = name not in self.objects
         old = self.objects.get(name, b"").ljust(start, b"\0")
         self.objects[name] = old[:start] + request.body + old[end:]
         if start % PART == 0:  # and not what shows that ranges are taken
             self.ranges.append(where)
             if self.failures:
                 return self.failures.pop(0)
-        return Answer(204)
+        return Answer(201 if is_new else 204)
 
 
 PART = 40
@@ -431,10 +432,22 @@ def in_ranges(monkeypatch: pytest.MonkeyPatch) -> InRanges:
 
 
 @pytest.fixture
-def claimed(serve: Serve, in_ranges: InRanges) -> Iterator[Storage]:
+def server_log() -> list[str]:
+    """The methods of the requests since the image was claimed."""
+    return []
+
+
+@pytest.fixture
+def claimed(serve: Serve, in_ranges: InRanges, server_log: list[str]) -> Iterator[Storage]:
     """A storage whose server takes ranges, with the image claimed."""
-    with open_storage(Location.parse(serve(in_ranges).url + "/dir")) as opened:
+
+    def respond(request: Request) -> Answer:
+        server_log.append(request.method)
+        return in_ranges(request)
+
+    with open_storage(Location.parse(serve(respond).url + "/dir")) as opened:
         opened.claim("image")
+        server_log.clear()
         yield opened
 
 
@@ -554,18 +567,46 @@ def test_a_part_that_is_refused_is_not_sent_again(
     ("left", "found"),
     [(None, "nothing"), (b"", "0 bytes"), (bytes(79), "79 bytes"), (bytes(121), "121 bytes")],
 )
-def test_an_object_that_became_another_gets_no_further_part(
-    claimed: Storage, in_ranges: InRanges, left: bytes | None, found: str
-) -> None:
+def test_an_object_that_became_another_meanwhile_gets_no_further_part(
+    claimed: Storage, in_ranges: InRanges, left: bytes | None, found: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(webdav, "_QUIET_S", 0.1)
+
     def meanwhile() -> Iterator[bytes]:
         for number, piece in enumerate(pieces(PART)):
             if number == 2:
                 del in_ranges.objects["image.part"]
                 if left is not None:
                     in_ranges.objects["image.part"] = left
+                time.sleep(0.11)
             yield piece
 
     message = "image.part holds %s, expected 80 bytes so far" % found
+    with pytest.raises(errors.StorageMismatch, match=message):
+        claimed.write("image.part", meanwhile(), None)
+
+
+@LENGTHS
+def test_the_size_is_asked_for_only_after_a_failure(
+    claimed: Storage, in_ranges: InRanges, length: int | None, server_log: list[str]
+) -> None:
+    in_ranges.failures = [Answer(204), Answer(503), Answer(204), Answer(204)]
+    claimed.write("image.part", pieces(), length)
+    # what shows that ranges are taken, and then the parts
+    assert server_log == ["PUT", "GET", "PUT", "PUT", "HEAD", "PUT", "PUT", "PUT"]
+
+
+def test_an_object_that_is_gone_at_once_is_told_by_the_server_that_makes_it(
+    claimed: Storage, in_ranges: InRanges
+) -> None:
+    def meanwhile() -> Iterator[bytes]:
+        for number, piece in enumerate(pieces(PART)):
+            if number == 2:
+                del in_ranges.objects["image.part"]
+            yield piece
+
+    message = "image.part holds nothing, expected 80 bytes so far"
     with pytest.raises(errors.StorageMismatch, match=message):
         claimed.write("image.part", meanwhile(), None)
 
