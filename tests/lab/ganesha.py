@@ -9,12 +9,14 @@ from collections.abc import Callable
 from tests.lab import processes, services
 
 # As tools/setup.sh leaves it: unpacked.
-_LIBRARIES = pathlib.Path(__file__).parents[2] / ".cache/ganesha/usr/lib/x86_64-linux-gnu"
-_PROGRAM = _LIBRARIES.parents[1] / "bin/ganesha.nfsd"
+_USR = pathlib.Path(__file__).parents[2] / ".cache/ganesha/usr"
+_PROGRAM = _USR / "bin/ganesha.nfsd"
+_SHARED = _USR / "lib/x86_64-linux-gnu"
+# Its own is in a directory that the installed program knows.
+_LIBRARIES = (_SHARED, _USR / "lib/ganesha")
 
 _CONFIG = """\
 NFS_CORE_PARAM {{
-    Bind_addr = 127.0.0.1;
     NFS_Port = {port};
     # With version 4 alone it asks for no rpcbind.
     Protocols = 4;
@@ -30,6 +32,8 @@ NFSv4 {{
     RecoveryBackend = fs;
     RecoveryRoot = "{state}/recovery";
     Only_Numeric_Owners = true;
+    # Else it loads the plug-ins of an installed libnfsidmap.
+    UseGetpwnam = true;
 }}
 NFS_KRB5 {{ Active_krb5 = false; }}
 EXPORT {{
@@ -71,12 +75,12 @@ class Ganesha(services.Service):
         config.write_text(
             _CONFIG.format(
                 port=self.port, state=self.state, directory=self.directory, export=self.EXPORT,
-                plugins=_LIBRARIES / "ganesha",
+                plugins=_SHARED / "ganesha",
             )
         )  # fmt: skip
         command = [str(_PROGRAM), "-F", "-f", str(config), "-L", str(self.log)]
         command += ["-p", str(self.state / "ganesha.pid")]
-        env = {**os.environ, "LD_LIBRARY_PATH": str(_LIBRARIES)}
+        env = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, _LIBRARIES))}
         output = self.state / "output.log"
         server = _NfsServer("nfs-ganesha", command, output, env, own_log=self.log)
         server.port = self.port

@@ -111,9 +111,9 @@ class Machine(services.Service):
         shutil.copyfile(self._ramdisk.initramfs, initramfs)
         config = _AGENT_CONFIG.format(token=self.token)
         hosts = f"127.0.0.1 localhost\n{_FROM_GUEST} {STORAGE}\n"
-        add_files(initramfs, {
-            "etc/ironic-python-agent.d/lab.conf": config, "etc/hosts": hosts, **self._files,
-        })  # fmt: skip
+        add_files(initramfs, {"etc/ironic-python-agent.d/lab.conf": config, **self._files})
+        # For davfs2, too, which is no longer root when it asks.
+        add_files(initramfs, {"etc/hosts": hosts}, mode=0o644)
         return processes.Server(
             "the machine", self._command(initramfs), self.state / "qemu.log", own_log=self.console
         )
@@ -189,13 +189,13 @@ def _accelerator(kernel: pathlib.Path) -> str:
     return "tcg,thread=multi"
 
 
-def add_files(initramfs: pathlib.Path, files: Mapping[str, str]) -> None:
-    """Append text files, with mode 600, to a ramdisk: as docs/ramdisk.rst says it."""
+def add_files(initramfs: pathlib.Path, files: Mapping[str, str], mode: int = 0o600) -> None:
+    """Append text files to a ramdisk: as docs/ramdisk.rst says it."""
     tree = initramfs.with_suffix(".files")
     for name, text in files.items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
+        path.touch(mode=mode)
         path.write_text(text)
     # The kernel looks for the next archive where a multiple of four bytes ends.
     subprocess.run(["truncate", "--size=%4", initramfs], check=True)
