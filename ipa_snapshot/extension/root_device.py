@@ -3,6 +3,8 @@
 
 # The options of the agent must be known before its hardware module is imported.
 import ironic_python_agent.config  # noqa: F401 # isort: skip
+import inspect
+
 import pyparsing
 from ironic_python_agent import errors as agent_errors
 from ironic_python_agent import hardware
@@ -40,11 +42,14 @@ def find_root_device(expectation: Expectation) -> BlockDevice:
 
 
 def _candidates(node: dict[str, dict[str, object]] | None) -> list[BlockDevice]:
+    # IPA 9.7 knows one serial and one WWN of a disk, and of no such argument.
+    known = inspect.signature(hardware.GenericHardwareManager.list_block_devices).parameters
+    all_of_them = {"all_serial_and_wwn": True} if "all_serial_and_wwn" in known else {}
     if node is None:
-        devices = hardware.dispatch_to_managers("list_block_devices", all_serial_and_wwn=True)
+        devices = hardware.dispatch_to_managers("list_block_devices", **all_of_them)
     else:
         devices = hardware.dispatch_to_managers(
-            "list_block_devices_check_skip_list", node, all_serial_and_wwn=True
+            "list_block_devices_check_skip_list", node, **all_of_them
         )
     return [BlockDevice.of_agent(device.serialize()) for device in devices]
 

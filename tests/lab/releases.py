@@ -24,8 +24,10 @@ class Releases:
     :param api: the newest version of the API that this Ironic speaks.
     :param setup: what tools/setup.sh calls it.
     :param ironic_config: sections of ironic.conf that this pair cannot do without.
-    :param abort_stops_halfway: the abort of a service ends in ``service failed``, and a second
-        one in ``active``.
+    :param recovers: the node of a service that failed can be made active by an abort, and it or
+        that of a service that waits can be deleted. Without that, an abort ends in
+        ``service failed``, and only another service leads out of it.
+    :param times_out: a ramdisk that is not heard of fails the service.
     """
 
     ironic: str
@@ -35,7 +37,8 @@ class Releases:
     agent_venv: pathlib.Path
     setup: str
     ironic_config: str = ""
-    abort_stops_halfway: bool = False
+    recovers: bool = True
+    times_out: bool = True
 
 
 _PAIRS = {
@@ -55,7 +58,8 @@ _PAIRS = {
         agent_venv=_REPOSITORY / ".venv-agent-oldest",
         setup="oldest",
         ironic_config=_LOOKUP_IN_SERVICES,
-        abort_stops_halfway=True,
+        recovers=False,
+        times_out=False,
     ),
 }
 

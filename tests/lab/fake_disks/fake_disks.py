@@ -5,6 +5,7 @@ IPA never considers loop devices; everything after the listing, such as its choi
 device, runs as it does on a machine.
 """
 
+import inspect
 import json
 import os
 import pathlib
@@ -36,7 +37,12 @@ class FakeDiskHardwareManager(hardware.GenericHardwareManager):
             # IPA 13 then collects all the serials and wwns that lsblk and udev know.
             for disk in described:
                 disk.update(serial=[disk["serial"]], wwn=[disk["wwn"]])
-        return [hardware.BlockDevice(**disk) for disk in described]
+        # IPA 9.7 does not know the bus of a disk, nor its sectors.
+        known = inspect.signature(hardware.BlockDevice).parameters
+        return [
+            hardware.BlockDevice(**{word: disk[word] for word in disk if word in known})
+            for disk in described
+        ]
 
     def list_network_interfaces(self) -> list[hardware.NetworkInterface]:
         """Return one interface: IPA waits a minute for the first one that has a MAC address."""
