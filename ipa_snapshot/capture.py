@@ -139,7 +139,8 @@ def take_snapshot(
         "Taking a snapshot of %(device)s (%(bytes)d bytes) to %(url)s with the writer %(writer)s",
         {"device": device.name, "bytes": device.size, "url": request.location, "writer": name},
     )
-    lost = _lost_sectors(request, name, writer)
+    writers.check_options(name, request.bad_sectors, trust.insecure)
+    lost = LostSectors() if request.bad_sectors == "zero" else None
     with (
         open_source(device.name, lost) as source,
         open_storage(request.location, request.credentials, trust) as storage,
@@ -163,7 +164,7 @@ def take_snapshot(
                 written.used_map.partitions if written.used_map else list_partitions(source)
             )
             storage.publish(request.image_name, written.size)
-            undo.callback(storage.discard, request.image_name)
+            undo.callback(storage.discard, manifest_name(request.image_name), request.image_name)
             result = SnapshotResult(
                 request.image_name, device, name, written, tuple(partitions),
                 time.monotonic() - began, lost.extents() if lost else Extents(), purpose,
@@ -172,19 +173,6 @@ def take_snapshot(
             _write_manifest(storage, result)
             undo.pop_all()
     return result
-
-
-def _lost_sectors(
-    request: SnapshotRequest, name: str, writer: writers.Writer
-) -> LostSectors | None:
-    if request.bad_sectors == "fail":
-        return None
-    if not writer.reads_source:
-        raise errors.InvalidRequest(
-            "the writer %s cannot go on past bad sectors: use the writer %s"
-            % (name, writers.DEFAULT)
-        )
-    return LostSectors()
 
 
 def describe_path(path: str) -> BlockDevice:

@@ -28,7 +28,12 @@ def mounted(
     :param parent: where to make the directory; by default the system's temporary directory.
     :raises: StorageUnavailable when it cannot be mounted, WriteFailed when not unmounted.
     """
-    target = Path(tempfile.mkdtemp(prefix="ipa-snapshot-mount-", dir=parent))
+    try:
+        target = Path(tempfile.mkdtemp(prefix="ipa-snapshot-mount-", dir=parent))
+    except OSError as exc:
+        raise errors.StorageUnavailable(
+            "there is no directory to mount %s on: %s" % (source, exc)
+        ) from exc
     try:
         try:
             _mount(fs_type, source, options, target)

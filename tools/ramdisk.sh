@@ -7,12 +7,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-missing=$(.venv/bin/bindep --brief machine || true)
-if [[ -n $missing ]]; then
+# It fails if one is missing, and if it fails itself: then it does so again.
+if ! missing=$(.venv/bin/bindep --brief machine); then
     echo "ramdisk: installing the distribution packages" $missing >&2
     apt-get update -qq
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing \
         >/dev/null
+    .venv/bin/bindep --brief machine
 fi
 exec .venv/bin/python -m tests.machine.ramdisk "$@"

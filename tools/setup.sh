@@ -47,10 +47,11 @@ function set_up_packages {
     local missing
     is_newer .venv/.packages bindep.txt || return 0
     [[ -x .venv/bin/bindep ]] || .venv/bin/pip install -q bindep
-    missing=$(.venv/bin/bindep --brief test || true)
-    if [[ -n $missing ]]; then
+    # It fails if one is missing, and if it fails itself: then it does so again.
+    if ! missing=$(.venv/bin/bindep --brief test); then
         # shellcheck disable=SC2086
         install_packages $missing
+        .venv/bin/bindep --brief test
     fi
     touch .venv/.packages
 }

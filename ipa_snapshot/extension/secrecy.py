@@ -42,8 +42,10 @@ def hide_credentials(agent: Any) -> None:
 
     @functools.wraps(execute)
     def execute_command(command_name: str, **arguments: Any) -> Any:
-        if command_name == COMMAND and arguments.get("auth") is not None:
-            arguments["auth"] = HiddenAuth(arguments["auth"])
+        auth = arguments.get("auth")
+        # Hidden already where the agent has loaded the extension twice.
+        if command_name == COMMAND and auth is not None and not isinstance(auth, HiddenAuth):
+            arguments["auth"] = HiddenAuth(auth)
         return execute(command_name, **arguments)
 
     agent.execute_command = execute_command

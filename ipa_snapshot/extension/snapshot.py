@@ -16,6 +16,7 @@ from ipa_snapshot import capture, errors
 from ipa_snapshot.extension.root_device import find_root_device
 from ipa_snapshot.extension.secrecy import HiddenAuth, hide_credentials, refuse_exposed_credentials
 from ipa_snapshot.request import SnapshotRequest
+from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Trust
 from snapshot_core.progress import Progress
 
@@ -95,7 +96,9 @@ def _parse(
         raise errors.InvalidRequest("insecure must be true or false, and excludes cacert")
     if isinstance(options.get("auth"), HiddenAuth):
         options["auth"] = options["auth"].parse()
-    return SnapshotRequest.parse(**options), cacert, insecure
+    request = SnapshotRequest.parse(**options)
+    writers.check_options(request.writer, request.bad_sectors, insecure)
+    return request, cacert, insecure
 
 
 @contextlib.contextmanager

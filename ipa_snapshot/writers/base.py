@@ -69,6 +69,9 @@ class Writer(ABC):
     reads_source: ClassVar[bool] = False
     """Whether all is read by the source's own methods, so that sectors may be lost and noted."""
 
+    verifies_always: ClassVar[bool] = False
+    """Whether it cannot be told to leave a server's certificate unverified."""
+
     @abstractmethod
     def write(
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
@@ -99,6 +102,23 @@ def check_name(name: object, scheme: str) -> str:
             % (name, ", ".join(sorted(_load(name).schemes)), scheme)
         )
     return name
+
+
+def check_options(name: str, bad_sectors: str, insecure: bool) -> None:
+    """Raise unless the writer of this name, or ``auto``, can do what is asked of it.
+
+    :raises: InvalidRequest
+    """
+    writer = _load(DEFAULT if name == AUTO else name)
+    if bad_sectors != "fail" and not writer.reads_source:
+        raise errors.InvalidRequest(
+            "the writer %s cannot go on past bad sectors: use the writer %s" % (name, DEFAULT)
+        )
+    if insecure and writer.verifies_always:
+        raise errors.InvalidRequest(
+            "the writer %s always verifies the server's certificate: give its authority as the CA "
+            "file, or use the writer %s" % (name, DEFAULT)
+        )
 
 
 def load(name: str, scheme: str) -> tuple[str, Writer]:

@@ -34,6 +34,7 @@ class DavfsWriter(Writer):
     """Lets qemu-img write into a davfs2 mount, or into a directory for a ``file`` URL."""
 
     schemes = frozenset({"http", "https", "file"})
+    verifies_always = True
 
     def write(
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
@@ -54,7 +55,7 @@ class DavfsWriter(Writer):
 
     @contextlib.contextmanager
     def _mounted(self, destination: Destination, size: int, meter: Meter) -> Iterator[Path]:
-        davfs2.check(destination.trust)
+        davfs2.check()
         with (
             tempfile.TemporaryDirectory(prefix="ipa-snapshot-davfs2-") as private,
             mounts.mounted(
@@ -87,7 +88,7 @@ def _cache_size(source: Source, meter: Meter) -> int:
     if at_most > available:
         raise errors.NotEnoughMemory(
             "davfs2 keeps the whole image in memory: the image of %s may need %d MiB, and %d MiB "
-            "are free; use the writer 'dd', another storage, or more memory"
+            "are free; use the writer 'stream', or more memory"
             % (source.path, at_most >> 20, max(0, available) >> 20)
         )
     return at_most

@@ -13,7 +13,6 @@ from oslo_log import log
 
 from ipa_snapshot import errors
 from ipa_snapshot.writers.base import Destination
-from snapshot_core.credentials import Trust
 from snapshot_core.progress import Meter
 
 LOG = log.getLogger(__name__)
@@ -36,20 +35,21 @@ drop_weak_etags 1
 """
 
 
-def check(trust: Trust) -> None:
-    """Raise unless davfs2 is there and can do what is asked.
+def check() -> None:
+    """Raise unless davfs2 is there.
 
-    :raises: StorageUnavailable, InvalidRequest
+    :raises: StorageUnavailable
     """
-    if shutil.which("mount.davfs") is None:
+    if shutil.which("mount.davfs") is None or not _has_group():
         raise errors.StorageUnavailable(
-            "davfs2 is not installed here: install it in the ramdisk, or use the writer 'dd'"
+            "davfs2 is not installed here: install it in the ramdisk, or use the writer 'stream'"
         )
-    if trust.insecure:
-        raise errors.InvalidRequest(
-            "davfs2 always verifies the server's certificate: give its authority as the CA file, "
-            "or use the writer 'dd'"
-        )
+
+
+def _has_group() -> bool:
+    with contextlib.suppress(KeyError):
+        return bool(grp.getgrnam(_GROUP))
+    return False
 
 
 def cache_mount_options(size: int) -> list[str]:

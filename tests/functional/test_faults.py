@@ -179,7 +179,7 @@ def test_without_verification_dd_goes_on_and_davfs_says_that_it_cannot(
         *stream(unverified, auth_file, "a", small_loop, "--insecure", "--writer", "davfs"),
     )
     assert outcome.code == 1
-    assert "davfs2 always verifies" in outcome.error
+    assert "davfs always verifies" in outcome.error
     assert apache.names() == []
     outcome = commands.run(
         "ipa-snapshot",

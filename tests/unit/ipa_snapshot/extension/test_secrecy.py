@@ -63,6 +63,18 @@ def test_the_password_is_in_no_record_and_in_no_result(
     assert "s3cret" not in shown
 
 
+def test_an_extension_that_is_loaded_again_hides_as_the_first_did(
+    log: pytest.LogCaptureFixture, arguments: dict[str, Any]
+) -> None:
+    agent = AgentWithoutMachine()
+    hide_credentials(agent)
+    with agent_with([], None):
+        result = agent.execute_command(COMMAND, **arguments, auth=AUTHS[0])
+        result.join()
+    assert result.command_status == "FAILED"  # as there is no disk
+    assert "s3cret" not in _everything_logged(log)
+
+
 def test_the_password_is_not_logged_when_a_second_command_comes_meanwhile(
     log: pytest.LogCaptureFixture, arguments: dict[str, Any]
 ) -> None:

@@ -45,6 +45,9 @@ BAD = [
     ({"insecure": "yes"}, "insecure must be true or false"),
     ({"insecure": True, "cacert": "-----BEGIN CERTIFICATE-----"}, "excludes cacert"),
     ({"any_root": "yes"}, "any_root must be true or false"),
+    ({"writer": "davfs", "insecure": True}, "the writer davfs always verifies"),
+    ({"writer": "davfs", "bad_sectors": "zero"}, "cannot go on past bad sectors"),
+    ({"writer": "nfs", "url": "host:/dir", "bad_sectors": "zero"}, "cannot go on past bad sectors"),
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ipa_snapshot import errors
 from ipa_snapshot.devices.source import Source, open_source
-from ipa_snapshot.writers import davfs
+from ipa_snapshot.writers import base, davfs, davfs2
 from ipa_snapshot.writers.base import Destination, Writer
 from ipa_snapshot.writers.davfs import DavfsWriter
 from ipa_snapshot.writers.dd import DdWriter
@@ -43,10 +43,10 @@ def source(disk: Path) -> Iterator[Source]:
         yield opened
 
 
-def _destination(storage: Storage, trust: Trust | None = None) -> Destination:
+def _destination(storage: Storage) -> Destination:
     location = Location.parse("http://127.0.0.1:1/dir")
     storage.create("image.part")
-    return Destination(storage, "image.part", location, None, trust or Trust())
+    return Destination(storage, "image.part", location, None, Trust())
 
 
 @pytest.mark.parametrize("writer", [NfsWriter, DavfsWriter])
@@ -173,7 +173,7 @@ def test_davfs_refuses_an_image_that_does_not_fit_into_memory(
         DavfsWriter().write(source, _destination(MemoryStorage()), ImageOptions(), Meter(None))
     assert "may need 7 MiB" in str(caught.value)
     assert "%d MiB are free" % (max(0, available - RESERVE) // MIB) in str(caught.value)
-    assert "'dd'" in str(caught.value)
+    assert "'stream'" in str(caught.value)
 
 
 @pytest.mark.usefixtures("no_davfs2")
@@ -202,13 +202,35 @@ def test_davfs_needs_no_look_at_a_disk_that_fits_whole(
     assert told == []
 
 
-def test_davfs_cannot_leave_a_certificate_unverified(
-    source: Source, put_on_path: Callable[[str, str], None]
+def test_davfs_needs_the_group_of_its_package(
+    source: Source, put_on_path: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_on_path("mount.davfs", "exit 1")
-    destination = _destination(MemoryStorage(), Trust(insecure=True))
-    with pytest.raises(errors.InvalidRequest, match="always verifies"):
-        DavfsWriter().write(source, destination, ImageOptions(), Meter(None))
+    monkeypatch.setattr(davfs2, "_GROUP", "no-such-group")
+    with pytest.raises(errors.StorageUnavailable, match="davfs2 is not installed here"):
+        DavfsWriter().write(source, _destination(MemoryStorage()), ImageOptions(), Meter(None))
+
+
+@pytest.mark.parametrize(
+    ("name", "bad_sectors", "insecure", "reason"),
+    [
+        ("davfs", "fail", True, "always verifies"),
+        ("davfs", "zero", False, "past bad sectors"),
+        ("nfs", "zero", False, "past bad sectors"),
+    ],
+)
+def test_what_a_writer_cannot_do_is_refused(
+    name: str, bad_sectors: str, insecure: bool, reason: str
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match=reason):
+        base.check_options(name, bad_sectors, insecure)
+
+
+def test_what_a_writer_can_do_is_not_refused() -> None:
+    for name in (base.AUTO, "stream", "dd"):
+        base.check_options(name, "zero", True)
+    for name in ("davfs", "nfs"):
+        base.check_options(name, "fail", False)
 
 
 @pytest.mark.parametrize("size", [MIB, 8 * MIB, 64 * MIB])
