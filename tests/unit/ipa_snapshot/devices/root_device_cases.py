@@ -241,6 +241,30 @@ ROTATIONAL = [
     *(_hint("rotational", value, INVALID) for value in ("maybe", "", "== true", None, 2)),
 ]  # fmt: skip
 
+# The grammar knows both operators, and no disk can meet them: values are URL-quoted before, so that
+# it finds no range and takes <range-in> for "<", and <all-in> finds no literal of a list.
+RANGE_IN_AND_ALL_IN = [
+    *(Case("%s: %s where all are numbers" % (name, hint), {name: hint}, INVALID,
+           [disk("/dev/sda", 8 * GIB, **{name: "41"}), disk("/dev/sdb", 8 * GIB, **{name: "42"})])
+      for name in ("model", "vendor")
+      for hint in ("<range-in> [ 42 50 ]", "<range-in> ( 41 42 )", "<range-in> [ a b ]",
+                   "<range-in> [ 42 50", "<range-in> 42")),
+    *(_hint(name, "<range-in> [ 1 2 ]", INVALID)
+      for name in ("vendor", "name", "hctl", "by_path", "tran", "rotational")),
+    *(_hint(name, "<all-in> sas", INVALID) for name in ("vendor", "tran", "rotational")),
+    *(_hint(name, "<range-in> [ 150 250 ]", INVALID, by_agent=NONE,
+            disks=[disk("/dev/sda", GIB, **{name: ["200", None]})],
+            disagreement="in a list the agent passes over the value that the operator fails on")
+      for name in ("serial", "wwn")),
+    *(_hint(name, "<all-in> nvme", INVALID, disks=[disk("/dev/sda", GIB, **{name: known})],
+            by_agent=CRASH,
+            disagreement="the agent does not catch the SyntaxError of a quoted list's literal")
+      for name, known in (("model", "['ssd', 'nvme']"), ("serial", ["['ssd', 'nvme']"]),
+                          ("wwn", ["['ssd', 'nvme']"]))),
+    _hint("name", "<all-in> /dev/sda", INVALID, by_agent=CRASH,
+          disagreement="the agent does not catch the SyntaxError of a name that is no literal"),
+]  # fmt: skip
+
 SEVERAL = [
     Case("all hints must be met", {"rotational": True, "size": ">= 10"}, "/dev/sdb"),
     Case("by one disk", {"model": "42", "size": 8}, NONE),
@@ -255,4 +279,4 @@ SEVERAL = [
          [disk("/dev/sda", GIB, model="42")]),
 ]  # fmt: skip
 
-CASES = [*NO_HINTS, *SIZE, *TEXT, *LISTS, *ROTATIONAL, *SEVERAL]
+CASES = [*NO_HINTS, *SIZE, *TEXT, *LISTS, *ROTATIONAL, *RANGE_IN_AND_ALL_IN, *SEVERAL]
