@@ -3,6 +3,7 @@
 
 import hashlib
 import pathlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from snapshot_core.progress import Meter, Progress
 from snapshot_core.storage.directory import DirectoryStorage
 from tests.lab.disk_maker import MIB
 from tests.lab.glance import Glance
+from tests.lab.upload_gate import UploadGate
 
 FACTS = ImageFacts("raw", 40 * MIB)
 
@@ -22,6 +24,19 @@ FACTS = ImageFacts("raw", 40 * MIB)
 @pytest.fixture
 def cloud(glance: Glance) -> Connection:
     return glance.connection()
+
+
+@pytest.fixture
+def gate(glance: Glance) -> Iterator[UploadGate]:
+    """What stands between the client and Glance, and sees what is sent."""
+    with UploadGate(glance.port) as running:
+        yield running
+
+
+@pytest.fixture
+def cloud_behind(gate: UploadGate, glance: Glance) -> Connection:
+    """A connection to Glance through the gate."""
+    return glance.connection(gate.url)
 
 
 @pytest.fixture
@@ -81,6 +96,45 @@ def test_an_image_that_changed_in_the_storage_never_becomes_active(
     # and the same image takes the right data afterwards
     GlanceImage(image_id, cloud).store(right(stored), FACTS)
     assert cloud.image.get_image(image_id).status == "active"
+
+
+def test_glance_is_told_the_size_before_it_gets_the_data(
+    gate: UploadGate, cloud_behind: Connection, image_id: str, stored: DirectoryStorage
+) -> None:
+    image = right(stored)
+    GlanceImage(image_id, cloud_behind).store(image, FACTS)
+    (upload,) = gate.uploads
+    assert upload.image == image_id
+    assert upload.headers["x-openstack-image-size"] == str(image.size) == str(40 * MIB)
+
+
+def test_glance_refuses_data_of_another_size_than_it_was_told(
+    cloud: Connection, image_id: str
+) -> None:
+    cloud.image.update_image(image_id, disk_format="raw", container_format="bare")
+    answer = cloud.image.put(
+        "/images/%s/file" % image_id, data=b"12345",
+        headers={"Content-Type": "application/octet-stream", "x-openstack-image-size": "6"},
+    )  # fmt: skip
+    assert answer.status_code == 400
+    assert cloud.image.get_image(image_id).status == "queued"
+
+
+def test_an_image_that_was_damaged_on_its_way_to_glance_is_deleted(
+    glance: Glance, gate: UploadGate, cloud: Connection, cloud_behind: Connection,
+    image_id: str, stored: DirectoryStorage,
+) -> None:  # fmt: skip
+    gate.flipping = True
+    with pytest.raises(errors.StorageMismatch, match="now deleted") as caught:
+        GlanceImage(image_id, cloud_behind).store(right(stored), FACTS)
+    assert len(gate.uploads) == 1
+    # Glance's own digest told: it had made it active.
+    told = re.search(r"holds (\w+), (\d+) bytes, sha512 (\w+), expected", str(caught.value))
+    assert told is not None
+    assert told.groups()[:2] == ("active", str(right(stored).size))
+    assert told[3] != right(stored).sha512
+    assert cloud.image.find_image(image_id) is None
+    assert not (glance.images / image_id).exists()
 
 
 def test_an_image_that_is_not_queued_is_refused(

@@ -127,15 +127,18 @@ class Glance(services.Service):
         path.chmod(0o600)
         return path
 
-    def connection(self) -> openstack.connection.Connection:
-        """Return a connection, whatever the environment's own OS_* variables say."""
-        return openstack.connect(load_yaml_config=False, load_envvars=False, **self._cloud())
+    def connection(self, url: str | None = None) -> openstack.connection.Connection:
+        """Return a connection, whatever the environment's own OS_* variables say.
 
-    def _cloud(self) -> dict[str, Any]:
+        :param url: that of a proxy before this Glance.
+        """
+        return openstack.connect(load_yaml_config=False, load_envvars=False, **self._cloud(url))
+
+    def _cloud(self, url: str | None = None) -> dict[str, Any]:
         return {
             "auth_type": "admin_token",
-            "auth": {"endpoint": self.url, "token": self.token},
-            "image_endpoint_override": self.url,
+            "auth": {"endpoint": url or self.url, "token": self.token},
+            "image_endpoint_override": url or self.url,
         }
 
     def _write_configuration(self) -> None:

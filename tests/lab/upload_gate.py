@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP proxy before Glance that knows uploads: it counts them, and holds or refuses them."""
+"""A TCP proxy before Glance that sees uploads, and counts, holds, refuses or damages them."""
 
 import contextlib
+import email.message
+import email.parser
 import re
 import socket
 import threading
 from typing import Self
 
 _BLOCK = 64 * 1024
+_HEAD_END = b"\r\n\r\n"
 _UPLOAD = re.compile(rb"PUT /v2/images/([0-9a-f-]{36})/file ")
 
 
@@ -15,11 +18,13 @@ class Upload:
     """A request that sends an image's data.
 
     :ivar image: the image's UUID.
+    :ivar headers: those of the request.
     :ivar under_way: whether Glance has not begun to answer, and the client is still there.
     """
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, headers: email.message.Message) -> None:
         self.image = image
+        self.headers = headers
         self.under_way = True
         self._free = threading.Event()
 
@@ -40,6 +45,7 @@ class UploadGate:
     :ivar url: where it listens.
     :ivar refusing: close the connections of uploads without an answer.
     :ivar holding: hold back the uploads that begin from now on, each until it is let through.
+    :ivar flipping: flip a bit of the data of the uploads that begin from now on.
     :ivar uploads: those that were not refused, the oldest first.
     :ivar most_at_once: how many of them were under way at the same time, at most.
     """
@@ -47,6 +53,7 @@ class UploadGate:
     def __init__(self, port: int) -> None:
         self.refusing = False
         self.holding = False
+        self.flipping = False
         self.uploads: list[Upload] = []
         self.most_at_once = 0
         self._target = port
@@ -67,8 +74,8 @@ class UploadGate:
         self.open()
 
     def open(self) -> None:
-        """Let everything through, from now on and what is held back."""
-        self.refusing = self.holding = False
+        """Let everything through as it is, from now on and what is held back."""
+        self.refusing = self.holding = self.flipping = False
         for upload in self.uploads:
             upload.let_through()
 
@@ -90,18 +97,22 @@ class UploadGate:
             found = _UPLOAD.match(block)
             if not block or (found and self.refusing):
                 return
-            upload = self._begin(found[1].decode()) if found else None
+            if found:
+                block = _whole_head(block, client)
+            upload = self._begin(found[1].decode(), _headers(block)) if found else None
             if upload is not None:
                 upload.wait()
             with socket.create_connection(("127.0.0.1", self._target)) as server:
                 server.sendall(block)
+                if upload is not None and self.flipping:
+                    server.sendall(_flipped(client.recv(_BLOCK)))
                 back = threading.Thread(target=self._answer, args=(server, client, upload))
                 back.start()
                 _forward(client, server)
                 back.join()
 
-    def _begin(self, image: str) -> Upload:
-        upload = Upload(image)
+    def _begin(self, image: str, headers: email.message.Message) -> Upload:
+        upload = Upload(image, headers)
         if not self.holding:
             upload.let_through()
         with self._lock:
@@ -119,6 +130,22 @@ class UploadGate:
                     upload.under_way = False
             client.sendall(answer)
         _forward(server, client)
+
+
+def _whole_head(block: bytes, client: socket.socket) -> bytes:
+    while _HEAD_END not in block and (more := client.recv(_BLOCK)):
+        block += more
+    return block
+
+
+def _headers(block: bytes) -> email.message.Message:
+    head = block.partition(_HEAD_END)[0].decode("latin-1")
+    return email.parser.HeaderParser().parsestr(head.partition("\r\n")[2])
+
+
+def _flipped(block: bytes) -> bytes:
+    # Its last byte, because a chunk's length may stand at its beginning.
+    return block[:-1] + bytes(byte ^ 1 for byte in block[-1:])
 
 
 def _forward(source: socket.socket, sink: socket.socket) -> None:
