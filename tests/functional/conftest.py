@@ -118,10 +118,12 @@ def slow_network() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_left(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """Give each test its own temporary directory, and see that nothing stays, or stays mounted."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+    # Not in tmp_path: a socket's path has 107 bytes at most, and a test may have a long name.
+    scratch = tmp_path_factory.mktemp("t")
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     before = _traces(scratch)

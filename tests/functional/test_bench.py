@@ -23,6 +23,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 MIB, GB = 1024 * 1024, 10**9
 
 
+@pytest.fixture
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A directory with a short name: nbdkit's socket is in it, whose path has 107 bytes at most."""
+    return tmp_path_factory.mktemp("b")
+
+
 def start(scratch: pathlib.Path, *options: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "bench.compare", "--quick", "--series", "capped"]
     command += ["--rounds", "1", "--scratch", str(scratch), *options]
@@ -61,9 +67,10 @@ def results(**runs: Run) -> Results:
     return Results("a machine", 2, 1, [1.5], [series])
 
 
-def test_every_method_stores_what_is_on_the_disk(tmp_path: pathlib.Path) -> None:
-    kept, scratch = tmp_path / "kept.json", tmp_path / "bench"
-    scratch.mkdir()
+def test_every_method_stores_what_is_on_the_disk(
+    tmp_path: pathlib.Path, scratch: pathlib.Path
+) -> None:
+    kept = tmp_path / "kept.json"
     bench = start(scratch, "--json", str(kept))
     out, err = bench.communicate()
     assert bench.returncode == 0, err
@@ -79,9 +86,7 @@ def test_every_method_stores_what_is_on_the_disk(tmp_path: pathlib.Path) -> None
     assert traces(scratch) == []
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: pathlib.Path) -> None:
-    scratch = tmp_path / "bench"
-    scratch.mkdir()
+def test_an_interrupt_leaves_nothing(scratch: pathlib.Path) -> None:
     bench = start(scratch, "--only", "davfs2, zstd")
     assert bench.stderr is not None
     while "mount.davfs" not in programs_of(bench):
