@@ -75,11 +75,13 @@ class Storage(Apache):
 class Machine:
     """A machine that Ironic deployed, with one disk."""
 
-    def __init__(self, ironic: Ironic, storage: Storage, disk: disks.Disk, name: str) -> None:
+    def __init__(
+        self, ironic: Ironic, storage: Storage, disk: disks.Disk, name: str, **attributes: Any
+    ) -> None:
         self.ironic = ironic
         self.node = nodes.enrol(
             ironic, name, properties={"root_device": {"serial": SERIAL}},
-            boot_interface="recorded", network_interface="recorded",
+            boot_interface="recorded", network_interface="recorded", **attributes,
         )  # fmt: skip
         self._storage = storage
         self._disk = disk
