@@ -7,7 +7,7 @@ its memory, because most of them read a disk that a tenant wrote.
 
 import contextlib
 import os
-import select
+import selectors
 import subprocess
 import tempfile
 import time
@@ -160,16 +160,17 @@ def _started(
 def _pieces(child: "subprocess.Popen[bytes]", deadline: float | None = None) -> Iterator[str]:
     assert child.stdout is not None  # noqa: S101 - Popen was given a pipe
     output = child.stdout.fileno()
-    poll = select.poll()
-    poll.register(output, select.POLLIN)
-    while True:
-        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        if not poll.poll(left_ms):
-            raise TimeoutError
-        piece = os.read(output, _PIECE)
-        if not piece:
-            return
-        yield piece.decode(errors="replace")
+    # Not poll(): the eventlet of Ironic 26.1 takes it away.
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not selector.select(left_s):
+                raise TimeoutError
+            piece = os.read(output, _PIECE)
+            if not piece:
+                return
+            yield piece.decode(errors="replace")
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -97,6 +97,7 @@ class Listener:
 
 
 def _patience_s() -> float:
-    # Before Ironic's own patience ends: its way to fail leaves the instance down.
-    callback_timeout: int = CONF.conductor.service_callback_timeout
+    # Before Ironic's own patience ends: its way to fail leaves the instance down. Ironic 26.1 knows
+    # no such option, and its patience does not end.
+    callback_timeout: int = getattr(CONF.conductor, "service_callback_timeout", 0)
     return min(_PATIENCE_S, callback_timeout / 2) if callback_timeout else _PATIENCE_S

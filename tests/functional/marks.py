@@ -8,6 +8,9 @@ from tests.lab.releases import RELEASES
 needs_recovery = pytest.mark.skipif(
     not RELEASES.recovers, reason="this Ironic knows no way out of a service that failed"
 )
+lacks_recovery = pytest.mark.skipif(
+    RELEASES.recovers, reason="this Ironic can abort a service that failed"
+)
 needs_timeout = pytest.mark.skipif(
     not RELEASES.times_out, reason="this Ironic waits for a ramdisk for ever"
 )

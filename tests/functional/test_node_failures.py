@@ -13,9 +13,11 @@ from conductor_client.ramdisk_step import step
 from conductor_client.states import spoken
 from snapshot_core.progress import Progress
 from tests.functional.commands import Outcome, finish
+from tests.functional.marks import lacks_recovery, needs_recovery, needs_timeout
 from tests.lab import disks
 from tests.lab.ironic import Ironic
 from tests.lab.machines import RECORDED, Machine, Storage, recording
+from tests.lab.releases import RELEASES
 
 # How long Ironic waits for a heartbeat, in seconds; a ramdisk sends one every three at most.
 PATIENCE_S = 20
@@ -91,6 +93,7 @@ def assert_back(machine: Machine, storage: Storage) -> None:
     assert storage.names() == []
 
 
+@needs_recovery
 def test_a_step_that_fails_is_told_in_its_own_words_and_the_instance_is_back(
     machine: Machine, storage: Storage, target: str
 ) -> None:
@@ -100,6 +103,27 @@ def test_a_step_that_fails_is_told_in_its_own_words_and_the_instance_is_back(
     assert outcome.code == 1
     assert re.search("CommandFailed: the agent reports DeviceNotFound: .*OTHER", outcome.err)
     assert ("service wait", "service failed") in machine.changes()
+    assert_back(machine, storage)
+
+
+@lacks_recovery
+def test_where_a_failure_cannot_be_aborted_that_is_said_and_another_snapshot_leads_out_of_it(
+    machine: Machine, storage: Storage, target: str
+) -> None:
+    command = machine.snapshot("--image", target, "--expected-serial", "OTHER")
+    with machine.ramdisk():
+        outcome = finish(command)
+    assert outcome.code == 1
+    assert re.search("CommandFailed: the agent reports DeviceNotFound: .*OTHER", outcome.err)
+    assert "is service failed, which this Ironic cannot abort" in outcome.err
+    assert machine.node.record().provision_state == "service failed"
+    assert not machine.at_home()
+    assert storage.names() == []
+
+    command = machine.snapshot("--image", target, "-f", "json")
+    with machine.ramdisk():
+        outcome = finish(command)
+    assert outcome.code == 0, outcome.err
     assert_back(machine, storage)
 
 
@@ -113,9 +137,12 @@ def test_a_ramdisk_without_the_step_is_named_as_the_reason(
             taking.result()
     assert "the ramdisk was built without ipa-snapshot" in str(caught.value)
     assert ("servicing", "service failed") in machine.changes()
-    assert_back(machine, storage)
+    assert storage.names() == []
+    if RELEASES.recovers:
+        assert_back(machine, storage)
 
 
+@needs_recovery
 def test_a_snapshot_that_takes_too_long_is_aborted(
     machine: Machine, storage: Storage, take: Take
 ) -> None:
@@ -141,6 +168,7 @@ def test_the_snapshot_of_somebody_who_was_quicker_goes_on(
     assert machine.at_home()
 
 
+@needs_recovery
 def test_an_abort_while_the_ramdisk_is_awaited_is_told_and_the_instance_is_back(
     machine: Machine, storage: Storage, target: str
 ) -> None:
@@ -164,6 +192,7 @@ def take_until_the_ramdisk_dies(machine: Machine, *arguments: object) -> Outcome
     return outcome
 
 
+@needs_timeout
 def test_ramdisks_that_never_come_or_die_are_given_up_by_ironic_and_the_instances_are_back(
     deploy: Callable[[str], Machine], storage: Storage, target: str
 ) -> None:
@@ -177,6 +206,7 @@ def test_ramdisks_that_never_come_or_die_are_given_up_by_ironic_and_the_instance
         assert_back(machine, storage)
 
 
+@needs_timeout
 def test_a_failed_node_is_left_for_a_look_and_a_second_try_takes_what_blocks_it_away(
     machine: Machine, storage: Storage, target: str
 ) -> None:
@@ -198,6 +228,7 @@ def test_a_failed_node_is_left_for_a_look_and_a_second_try_takes_what_blocks_it_
     assert_back(machine, storage)
 
 
+@needs_recovery
 def test_a_node_that_is_deleted_meanwhile_is_not_brought_back(
     machine: Machine, storage: Storage, target: str
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from conductor_client.states import spoken
 from tests.functional.commands import finish
 from tests.functional.conftest import identical, same_files
+from tests.functional.marks import needs_recovery
 from tests.lab import disks
 from tests.lab.glance import Glance
 from tests.lab.ironic import Ironic
@@ -195,6 +196,7 @@ def hear(command: "subprocess.Popen[str]", until: str) -> str:
     return said
 
 
+@needs_recovery
 @pytest.mark.usefixtures("slow_network")
 def test_an_interrupt_says_how_to_abort_and_after_an_abort_all_is_as_before(
     machine: Machine, storage: Storage, glance: Glance

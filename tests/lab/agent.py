@@ -39,6 +39,12 @@ listen_tls = true
 tls_cert_file = {cert}
 tls_key_file = {key}
 """
+# IPA 9.7 reads them here; neither release minds the other's words.
+_OLDER_TLS_CONFIG = """\
+[ssl]
+cert_file = {cert}
+key_file = {key}
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,4 +162,7 @@ class Agent(services.Service):
             text += _ALONE_CONFIG.format(token=self.token)
         if self._tls:
             text += _TLS_CONFIG.format(cert=self._tls[0], key=self._tls[1])
-        return text + self._extra_config + "\n"
+        text += self._extra_config + "\n"
+        if self._tls:
+            text += _OLDER_TLS_CONFIG.format(cert=self._tls[0], key=self._tls[1])
+        return text

@@ -28,6 +28,7 @@ class Releases:
         that of a service that waits can be deleted. Without that, an abort ends in
         ``service failed``, and only another service leads out of it.
     :param times_out: a ramdisk that is not heard of fails the service.
+    :param boots_if_needed: a service whose steps need no ramdisk boots none.
     """
 
     ironic: str
@@ -39,6 +40,7 @@ class Releases:
     ironic_config: str = ""
     recovers: bool = True
     times_out: bool = True
+    boots_if_needed: bool = True
 
 
 _PAIRS = {
@@ -60,6 +62,7 @@ _PAIRS = {
         ironic_config=_LOOKUP_IN_SERVICES,
         recovers=False,
         times_out=False,
+        boots_if_needed=False,
     ),
 }
 
