@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service that Ironic gives up by itself, with the plug-in's step in it, leaves no instance down."""
+"""A service that Ironic gives up by itself leaves no instance down, with the plug-in, too."""
 
 from collections.abc import Iterator
 
