@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A disk through the real agent and a real WebDAV server into a real Glance, and back."""
 
+import base64
 import hashlib
 import pathlib
 import signal
 import time
+import uuid
 
 import pytest
 
@@ -82,6 +84,8 @@ def test_a_disk_comes_back_from_glance(
 
 
 def assert_no_secret(log: str) -> None:
+    basic = base64.b64encode(("%s:%s" % (USERNAME, PASSWORD)).encode()).decode()
+    assert basic not in log
     for form in (PASSWORD, repr(PASSWORD), 'pass \\"word', PASSWORD.replace("\\", "\\\\"), "#ü"):
         assert form not in log
 
@@ -109,6 +113,44 @@ def test_the_command_takes_a_snapshot_with_what_any_openstack_client_takes(
     assert outcome.json["checksum"]["value"] == sha512(glance.images / image.id)
     assert_no_secret(outcome.err)
     assert agent.token not in outcome.err
+
+
+def test_what_keeps_the_command_from_starting_is_told_in_one_line(
+    wsgidav: Dav, auth_file: pathlib.Path, fake_disk: FakeDisk, glance: Glance,
+    tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    cloud = glance.connection()
+    full, empty = (
+        cloud.image.create_image(
+            name=name, container_format="bare", disk_format="raw", allow_duplicates=True
+        ).id
+        for name in ("full", "empty")
+    )
+    headers = {"Content-Type": "application/octet-stream"}
+    cloud.image.put("/images/%s/file" % full, data=b"data", headers=headers).raise_for_status()
+    unknown = str(uuid.uuid4())
+    cases = [
+        (full, None, "ImageNotQueued: the image %s is active, expected queued" % full),
+        (unknown, None, "ImageNotQueued: there is no image %s in Glance" % unknown),
+        (empty, "a wrong one", "AgentUnavailable: "),
+    ]
+    with Agent([fake_disk]) as agent:
+        for image, token, said in cases:
+            outcome = commands.run(
+                "ironic-snapshot", "take", "--agent-url", agent.url,
+                "--agent-token-file", token_file(tmp_path, token or agent.token),
+                "--storage-url", wsgidav.url, "--auth-file", auth_file, "--image-ref", image,
+                env={
+                    "OS_CLIENT_CONFIG_FILE": str(glance.clouds_yaml(tmp_path / "clouds.yaml")),
+                    "OS_CLOUD": "lab",
+                },
+            )  # fmt: skip
+            assert outcome.code == 1
+            assert said in outcome.error
+            assert len(outcome.err.splitlines()) == 1
+    assert cloud.image.get_image(full).status == "active"
+    assert cloud.image.get_image(empty).status == "queued"
+    assert wsgidav.names() == []
 
 
 def sha512(path: pathlib.Path) -> str:

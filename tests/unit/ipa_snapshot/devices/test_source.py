@@ -109,6 +109,18 @@ def test_a_mounted_device_is_in_use_and_the_mount_point_is_told(ext4: Path) -> N
     assert str(caught.value).startswith("%s is in use (mounted on %s): " % (loop.path, where))
 
 
+def test_a_device_that_is_swapped_to_is_in_use(make_disk: MakeDisk) -> None:
+    disk = make_disk(MIB)
+    disks.run("mkswap", disk)
+    with disks.LoopDevice(disk) as loop:
+        disks.run("swapon", loop.path)
+        try:
+            with pytest.raises(errors.DeviceInUse, match=r"is in use \(used as swap\): "):
+                _read(loop.path)
+        finally:
+            disks.run("swapoff", loop.path)
+
+
 def test_a_device_that_is_mounted_read_only_is_in_use_too(ext4: Path) -> None:
     with (
         disks.LoopDevice(ext4) as loop,

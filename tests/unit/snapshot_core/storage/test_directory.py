@@ -171,9 +171,9 @@ def test_what_cannot_lose_its_old_name_does_not_keep_the_new_one(
             raise failure
         unlink(path)
 
-    monkeypatch.setattr(os, "unlink", fail_for_the_part)
     (directory / "image.part").write_bytes(b"new")
-    with pytest.raises(error):
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(os, "unlink", fail_for_the_part)
         storage.rename("image.part", "image")
     assert _content(directory) == {"image.part": b"new"}
 
