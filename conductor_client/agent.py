@@ -20,6 +20,7 @@ from oslo_log import log
 
 from conductor_client import errors
 from snapshot_core.credentials import Credentials, Trust, is_untrusted
+from snapshot_core.encryption import METHOD, PublicKey
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
 
@@ -53,7 +54,8 @@ def storage_params(credentials: Credentials | None, trust: Trust) -> dict[str, A
 class Captured:
     """What the agent says that it stored; sizes in bytes. ``raw`` is its whole result.
 
-    ``lost`` is how much could not be read, and is zeros in the image.
+    ``lost`` is how much could not be read, and is zeros in the image. The size and the digest are
+    those of the image before it was encrypted, if it was.
     """
 
     image_name: str
@@ -62,6 +64,7 @@ class Captured:
     size: int
     sha512: str
     lost: int
+    encrypted_for: PublicKey | None
     raw: Mapping[str, Any]
 
     @classmethod
@@ -75,7 +78,8 @@ class Captured:
                 raise ValueError("no sha512 checksum")
             captured = cls(
                 str(raw["image_name"]), raw["disk_format"], raw["virtual_size"], raw["size"],
-                raw["checksum"]["value"], raw.get("lost", {}).get("bytes", 0), raw,
+                raw["checksum"]["value"], raw.get("lost", {}).get("bytes", 0),
+                _parse_encryption(raw.get("encryption")), raw,
             )  # fmt: skip
             if captured.disk_format not in ("qcow2", "raw"):
                 raise ValueError("unknown disk_format")
@@ -86,9 +90,19 @@ class Captured:
                 raise ValueError("what was lost is not a number of bytes")
             if not _SHA512.fullmatch(captured.sha512):
                 raise ValueError("the checksum is not that of sha512")
-        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        except (
+            AttributeError, KeyError, TypeError, ValueError, errors.InvalidRequest
+        ) as exc:  # fmt: skip
             raise errors.CommandFailed("an unusable result", str(exc)) from exc
         return captured
+
+
+def _parse_encryption(raw: Any) -> PublicKey | None:
+    if raw is None:
+        return None
+    if raw["method"] != METHOD:
+        raise ValueError("unknown encryption")
+    return PublicKey.parse(raw["public_key"])
 
 
 @dataclass(frozen=True)

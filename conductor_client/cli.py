@@ -10,6 +10,7 @@ from conductor_client.flow import CaptureOptions, take_snapshot
 from conductor_client.reap import parse_age, reap
 from snapshot_core import errors, terminal
 from snapshot_core.credentials import Credentials, Trust, read_secret_file
+from snapshot_core.encryption import PrivateKey
 
 PROGRAM = "ironic-snapshot"
 
@@ -74,6 +75,10 @@ def _add_capture_arguments(take: argparse.ArgumentParser) -> None:
     take.add_argument("--writer", default="auto", help="auto, or a writer of the agent's ramdisk")
     terminal.add_image_arguments(take)
     take.add_argument(
+        "--encryption-key-file", metavar="FILE",
+        help="mode 600, an X25519 private key: the image is encrypted in the storage",
+    )  # fmt: skip
+    take.add_argument(
         "--work-dir", metavar="DIR", help="where the raw image of the writer dd is converted"
     )
     take.add_argument(
@@ -109,6 +114,7 @@ def _take(arguments: argparse.Namespace) -> dict[str, Any]:
             ),
             work_dir=arguments.work_dir,
             timeout_s=arguments.timeout_s,
+            encryption_key=PrivateKey.read_if_given(arguments.encryption_key_file),
         )
     return snapshot.to_wire()
 

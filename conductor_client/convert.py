@@ -40,7 +40,7 @@ def converted(raw: VerifiedImage, work_dir: str | None, meter: Meter) -> Iterato
                 % (work_dir or tempfile.gettempdir(), exc)
             ) from exc
         storage = DirectoryStorage(Path(directory), directory)
-        yield VerifiedImage(storage, _NAME, size, sha512, meter)
+        yield VerifiedImage(storage, _NAME, size, sha512, meter=meter)
 
 
 def _convert(raw: VerifiedImage, directory: Path, meter: Meter) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from conductor_client.agent import Captured
 from conductor_client.convert import converted
 from conductor_client.images import ImageFacts, ImageTarget
 from conductor_client.verified import VerifiedImage
+from snapshot_core.encryption import PrivateKey
 from snapshot_core.location import manifest_name, part_name
 from snapshot_core.progress import Meter, OnProgress
 from snapshot_core.storage.base import Storage
@@ -54,7 +55,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What the machine's side is asked for, beyond where the image goes."""
+    """What the machine's side is asked for, beyond where the image goes.
+
+    :ivar encrypt_for: the public key of whoever alone is to be able to read the image in the
+        storage, see :class:`.PublicKey`.
+    """
 
     writer: str = "auto"
     image_format: str = "qcow2"
@@ -63,10 +68,16 @@ class CaptureOptions:
     expected_wwn: str | None = None
     any_root: bool = False
     bad_sectors: str = "fail"
+    encrypt_for: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the options of the agent's command."""
         return {key: value for key, value in vars(self).items() if value is not None}
+
+
+def encrypting(options: CaptureOptions, key: PrivateKey | None) -> CaptureOptions:
+    """Return the options with which an image is encrypted for the holder of ``key``."""
+    return replace(options, encrypt_for=str(key.public)) if key else options
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class Order:
     :param name: may have the collection before it that the image is in.
     :param keep_for_retry: an image that was captured and could not be delivered stays in the
         storage; else it is removed.
+    :param key: decrypts an image that is encrypted in the storage.
     """
 
     storage: Storage
@@ -86,6 +98,7 @@ class Order:
     work_dir: str | None = None
     on_progress: OnProgress | None = None
     keep_for_retry: bool = False
+    key: PrivateKey | None = None
 
     @property
     def image_name(self) -> str:
@@ -132,8 +145,7 @@ def take(capture: Capture, order: Order) -> Snapshot:
     capture.check()
     with _intermediate_image(order, capture.may_go_on) as warnings:
         captured = capture.run()
-        if captured.image_name != order.image_name:
-            raise errors.CommandFailed("an unusable result", "it is about another image")
+        check_captured(captured, order.image_name, str(order.key.public) if order.key else None)
         try:
             snapshot = deliver(order, captured)
         except Exception:
@@ -160,13 +172,32 @@ def take_captured(captured: Captured, order: Order) -> Snapshot:
     return replace(snapshot, warnings=tuple(warnings), elapsed_s=elapsed_s)
 
 
+def check_captured(captured: Captured, image_name: str, encrypt_for: str | None) -> None:
+    """Make sure that a machine made the image that was asked for.
+
+    :param encrypt_for: the public key for which it was to be encrypted.
+    :raises: CommandFailed
+    """
+    if captured.image_name != image_name:
+        raise errors.CommandFailed("an unusable result", "it is about another image")
+    encrypted_for = str(captured.encrypted_for) if captured.encrypted_for else None
+    if encrypted_for != encrypt_for:
+        raise errors.CommandFailed(
+            "an unusable result", "the image was not encrypted as it was asked for"
+        )
+
+
 def deliver(order: Order, captured: Captured) -> Snapshot:
     """Verify the image in the storage, on its way to the target.
 
-    :raises: UploadFailed, StorageMismatch, StorageUnavailable, ImageNotQueued, CommandFailed
+    :raises: UploadFailed, StorageMismatch, StorageUnavailable, ImageNotQueued, InvalidRequest,
+        CommandFailed
     """
     meter = Meter(order.on_progress)
-    image = VerifiedImage(order.storage, order.name, captured.size, captured.sha512, meter)
+    image = VerifiedImage(
+        order.storage, order.name, captured.size, captured.sha512,
+        meter=meter, key=_key(order, captured),
+    )  # fmt: skip
     try:
         with _in_format(image, captured, order, meter) as (final, disk_format):
             meter.phase("upload", final.size)
@@ -185,6 +216,18 @@ def deliver(order: Order, captured: Captured) -> Snapshot:
             ) from exc
         raise
     return Snapshot(order.image_ref, disk_format, final.size, final.sha512, captured, (), 0)
+
+
+def _key(order: Order, captured: Captured) -> PrivateKey | None:
+    needed = captured.encrypted_for
+    if needed is None:
+        return None
+    if order.key is None or order.key.public != needed:
+        raise errors.InvalidRequest(
+            "%s is encrypted for the public key %s: give the file of its private key"
+            % (order.storage.describe(order.name), needed)
+        )
+    return order.key
 
 
 def _delivered(order: Order, captured: Captured) -> Snapshot:

@@ -11,6 +11,7 @@ from conductor_client.agent import Agent, Captured, NoAnswer, storage_params
 from conductor_client.delivery import CaptureOptions, Snapshot
 from conductor_client.images import parse_image_ref
 from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.encryption import PrivateKey
 from snapshot_core.location import Location, check_image_name, stop_name
 from snapshot_core.progress import OnProgress
 from snapshot_core.storage import open_storage
@@ -42,6 +43,7 @@ def take_snapshot(
     connection: Any = None,
     work_dir: str | None = None,
     timeout_s: float = delivery.TIMEOUT_S,
+    encryption_key: PrivateKey | None = None,
 ) -> Snapshot:
     """Take a snapshot of the machine whose agent is at ``agent_url``.
 
@@ -59,9 +61,12 @@ def take_snapshot(
     :param connection: an ``openstack.connection.Connection``; by default from the environment.
     :param work_dir: where a raw image is converted; by default the system's temporary directory.
     :param timeout_s: how long the capture may take, in seconds.
+    :param encryption_key: whose holder alone can read the intermediate image; by default it is not
+        encrypted.
     :raises: one of ``conductor_client.errors``
     """
-    options, trust = options or CaptureOptions(), trust or Trust()
+    options = delivery.encrypting(options or CaptureOptions(), encryption_key)
+    trust = trust or Trust()
     location = Location.parse(storage_url)
     name = check_image_name(image_name or delivery.new_image_name(options.image_format))
     target = parse_image_ref(image_ref, connection)
@@ -73,12 +78,12 @@ def take_snapshot(
         Agent(agent_url, agent_token, agent_trust or Trust()) as agent,
         open_storage(location, credentials, trust) as storage,
     ):
-        return delivery.take(
-            _AgentCapture(agent, storage, params, on_progress, timeout_s),
-            delivery.Order(
-                storage, name, image_ref, target, options.image_format, work_dir, on_progress
-            ),
-        )
+        capture = _AgentCapture(agent, storage, params, on_progress, timeout_s)
+        order = delivery.Order(
+            storage, name, image_ref, target, options.image_format, work_dir, on_progress,
+            key=encryption_key,
+        )  # fmt: skip
+        return delivery.take(capture, order)
 
 
 class _AgentCapture(delivery.Capture):

@@ -17,6 +17,7 @@ from conductor_client.access import AUTH_VARIABLE, CACERT_VARIABLE, URL_VARIABLE
 from conductor_client.images import queued_image
 from conductor_client.node import Node
 from conductor_client.reap import parse_age
+from snapshot_core.encryption import PrivateKey
 from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
@@ -78,6 +79,10 @@ def _add_capture_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--expected-%s" % what, metavar="<%s>" % what, help="Refuse any disk but this one"
         )
+    parser.add_argument(
+        "--encryption-key-file", metavar="<file>",
+        help="Mode 600, an X25519 private key: the image is encrypted in the storage",
+    )  # fmt: skip
     parser.add_argument(
         "--work-dir", metavar="<directory>",
         help="Where the raw image of the writer dd is converted",
@@ -197,6 +202,7 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
             wait=arguments.wait or not has_plugin,
             work_dir=arguments.work_dir,
             on_progress=tell,
+            encryption_key=PrivateKey.read_if_given(arguments.encryption_key_file),
         )
 
 
@@ -214,6 +220,7 @@ def _upload(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.N
             wait=arguments.wait,
             work_dir=arguments.work_dir,
             on_progress=display,
+            encryption_key=PrivateKey.read_if_given(arguments.encryption_key_file),
         )
 
 

@@ -18,6 +18,7 @@ _MANIFEST_LIMIT = 1024 * 1024
 # What the step of an older ramdisk does not know is sent only where it was asked for.
 _STEP_OPTIONS = (
     "writer", "image_format", "compression", "bad_sectors", "expected_serial", "expected_wwn",
+    "encrypt_for",
 )  # fmt: skip
 
 

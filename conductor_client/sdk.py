@@ -23,6 +23,7 @@ from conductor_client.images import parse_image_ref
 from conductor_client.node import Node
 from conductor_client.ramdisk_step import ServiceCapture, read_manifest, step
 from conductor_client.service import Handling, Service
+from snapshot_core.encryption import PrivateKey
 from snapshot_core.location import check_image_name
 from snapshot_core.progress import OnProgress
 from snapshot_core.storage.base import Storage
@@ -81,6 +82,7 @@ def snapshot_node(
     wait: bool = True,
     work_dir: str | None = None,
     on_progress: OnProgress | None = None,
+    encryption_key: PrivateKey | None = None,
 ) -> NodeSnapshot:
     """Take a snapshot of an active node, and return when the node is active again.
 
@@ -102,6 +104,8 @@ def snapshot_node(
     :param wait: where the conductor has the plug-in, whether to wait for it. Without the plug-in
         this side uploads, and so always waits.
     :param work_dir: where a raw image is converted; by default the system's temporary directory.
+    :param encryption_key: whose holder alone can read the image in the storage; by default it is
+        not encrypted. A conductor that has the plug-in has a key of its own, if any.
     :raises: one of ``conductor_client.errors``
     """
     options, handling = options or CaptureOptions(), handling or Handling()
@@ -109,16 +113,22 @@ def snapshot_node(
     record = ironic_node.read()
     target = parse_image_ref(image, connection)
     if plugin.is_offered(record):
+        if encryption_key is not None:
+            raise errors.InvalidRequest(
+                "the conductor has the plug-in, and encrypts if its [snapshot]encryption_key_file "
+                "is set: do not give a key"
+            )
         service = Service(ironic_node, plugin.step(image, options), handling, on_progress)
         warnings = plugin.run(service, connection, image, wait=wait)
         state = states.ACTIVE if wait else states.SNAPSHOTTING
         return NodeSnapshot(record.uuid, image, state, service.consistency, None, tuple(warnings))
+    options = delivery.encrypting(options, encryption_key)
     name = check_image_name(image_name or delivery.new_image_name(options.image_format))
     service = Service(ironic_node, step(name, options, image, keep_s), handling, on_progress)
     with _collection(storage, record.uuid) as opened:
         order = Order(
             opened, "%s/%s" % (record.uuid, name), image, target, options.image_format,
-            work_dir, on_progress, keep_for_retry,
+            work_dir, on_progress, keep_for_retry, encryption_key,
         )  # fmt: skip
         snapshot = delivery.take(ServiceCapture(service, opened, order.name, on_progress), order)
     return NodeSnapshot(record.uuid, image, states.ACTIVE, service.consistency, snapshot)
@@ -136,6 +146,7 @@ def upload_captured(
     wait: bool = True,
     work_dir: str | None = None,
     on_progress: OnProgress | None = None,
+    encryption_key: PrivateKey | None = None,
 ) -> NodeSnapshot:
     """Upload an image that was captured before; the machine is not touched.
 
@@ -147,6 +158,7 @@ def upload_captured(
     :param storage: not needed where the conductor has kept it.
     :param timeout_s: how long the conductor may take, in seconds.
     :param wait: whether to wait for the conductor; this side always waits for itself.
+    :param encryption_key: the key for which it was encrypted, if it was.
     :raises: one of ``conductor_client.errors``
     """
     check_image_name(image_name)
@@ -168,8 +180,9 @@ def upload_captured(
                 "%s is no image that was captured to the end" % opened.describe(name)
             )
         order = Order(
-            opened, name, image, target, image_format, work_dir, on_progress, keep_for_retry=True
-        )
+            opened, name, image, target, image_format, work_dir, on_progress,
+            keep_for_retry=True, key=encryption_key,
+        )  # fmt: skip
         snapshot = delivery.take_captured(Captured.parse(found), order)
     state = states.spoken(record.provision_state)
     return NodeSnapshot(record.uuid, image, state, None, snapshot)

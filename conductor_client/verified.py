@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator
 
 from conductor_client import errors
+from snapshot_core.encryption import PrivateKey, decrypted
 from snapshot_core.progress import Meter
 from snapshot_core.storage.base import Storage
 
@@ -16,16 +17,20 @@ class VerifiedImage:
     nobody who is sent these bytes ever has the whole of a wrong image: Glance for one makes an
     image active at the end of the request. ``len()`` is the size: what is sent carries it.
     Iterating again reads again, for a client that repeats a request.
+
+    :param key: decrypts an image that is encrypted in the storage.
     """
 
     def __init__(
-        self, storage: Storage, name: str, size: int, sha512: str, meter: Meter | None = None
-    ) -> None:
+        self, storage: Storage, name: str, size: int, sha512: str, *,
+        meter: Meter | None = None, key: PrivateKey | None = None,
+    ) -> None:  # fmt: skip
         self.size = size
         self.sha512 = sha512
         self._storage = storage
         self._name = name
         self._meter = meter or Meter(None)
+        self._key = key
 
     def __len__(self) -> int:
         return self.size
@@ -34,7 +39,7 @@ class VerifiedImage:
         digest = hashlib.sha512()
         held, seen = b"", 0
         with self._storage.read(self._name) as chunks:
-            for chunk in chunks:
+            for chunk in self._decrypted(chunks):
                 digest.update(chunk)
                 seen += len(chunk)
                 if seen > self.size:
@@ -46,6 +51,11 @@ class VerifiedImage:
         self._check(seen, digest.hexdigest())
         yield held
         self._meter.done(len(held), len(held))
+
+    def _decrypted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        if self._key is None:
+            return chunks
+        return decrypted(chunks, self._key, self._storage.describe(self._name))
 
     def _check(self, seen: int, sha512: str) -> None:
         where = self._storage.describe(self._name)

@@ -21,6 +21,7 @@ from ipa_snapshot.progress_object import ProgressObject
 from ipa_snapshot.request import SnapshotRequest
 from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Trust
+from snapshot_core.encryption import METHOD, PublicKey, encrypted_size
 from snapshot_core.location import Location, manifest_name, stop_name
 from snapshot_core.progress import Meter, OnProgress, Progress
 from snapshot_core.storage import open_storage
@@ -75,7 +76,11 @@ def _is_image_ref(image_ref: object) -> TypeGuard[str]:
 
 @dataclass(frozen=True)
 class SnapshotResult:
-    """A snapshot that is in the storage, whole and under its final name; sizes in bytes."""
+    """A snapshot that is in the storage, whole and under its final name; sizes in bytes.
+
+    The size and the digest are those of the image itself; what is stored of one that was encrypted
+    is larger.
+    """
 
     image_name: str
     device: BlockDevice
@@ -85,6 +90,7 @@ class SnapshotResult:
     elapsed_s: float
     lost: Extents
     purpose: Purpose | None
+    encrypted_for: PublicKey | None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the result of the agent's command, which is the manifest beside the image."""
@@ -96,6 +102,7 @@ class SnapshotResult:
             "virtual_size": self.device.size,
             "size": self.written.size,
             "checksum": {"algorithm": "sha512", "value": self.written.sha512},
+            **self._encryption(),
             "device": self.device.to_wire(),
             # A writer that knows no free blocks takes all for used.
             "used": used_map.extents.total if used_map else self.device.size,
@@ -108,6 +115,11 @@ class SnapshotResult:
             "warnings": [*(used_map.warnings if used_map else ()), *self._losses()],
             "elapsed_s": round(self.elapsed_s, 3),
         }
+
+    def _encryption(self) -> dict[str, Any]:
+        if self.encrypted_for is None:
+            return {}
+        return {"encryption": {"method": METHOD, "public_key": str(self.encrypted_for)}}
 
     def _losses(self) -> list[str]:
         if not self.lost:
@@ -139,7 +151,8 @@ def take_snapshot(
         "Taking a snapshot of %(device)s (%(bytes)d bytes) to %(url)s with the writer %(writer)s",
         {"device": device.name, "bytes": device.size, "url": request.location, "writer": name},
     )
-    writers.check_options(name, request.bad_sectors, trust.insecure)
+    key = request.encrypt_for
+    writers.check_options(name, request.bad_sectors, trust.insecure, key is not None)
     lost = LostSectors() if request.bad_sectors == "zero" else None
     with (
         open_source(device.name, lost) as source,
@@ -156,18 +169,21 @@ def take_snapshot(
             shown.begin()
             destination = writers.Destination(
                 storage, storage.part(request.image_name), request.location, request.credentials,
-                trust,
+                trust, key,
             )  # fmt: skip
             written = writer.write(source, destination, request.image, meter)
             meter.phase("publish", written.size)
             partitions = (
                 written.used_map.partitions if written.used_map else list_partitions(source)
             )
-            storage.publish(request.image_name, written.size)
+            storage.publish(
+                request.image_name, encrypted_size(written.size) if key else written.size
+            )
             undo.callback(storage.discard, manifest_name(request.image_name), request.image_name)
             result = SnapshotResult(
                 request.image_name, device, name, written, tuple(partitions),
                 time.monotonic() - began, lost.extents() if lost else Extents(), purpose,
+                key,
             )  # fmt: skip
             shown.end()
             _write_manifest(storage, result)

@@ -8,6 +8,7 @@ from ipa_snapshot import errors
 from ipa_snapshot.devices.root_device import Expectation
 from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Credentials
+from snapshot_core.encryption import PublicKey
 from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS, ImageOptions
 from snapshot_core.location import Location, check_image_name
 
@@ -23,6 +24,7 @@ class SnapshotRequest:
     credentials: Credentials | None = None
     expectation: Expectation = field(default_factory=Expectation)
     bad_sectors: str = "fail"
+    encrypt_for: PublicKey | None = None
 
     @classmethod
     def parse(
@@ -38,11 +40,13 @@ class SnapshotRequest:
         expected_wwn: object = None,
         any_root: object = False,
         bad_sectors: object = "fail",
+        encrypt_for: object = None,
         **unknown: Any,
     ) -> "SnapshotRequest":
         """Check the arguments of ``snapshot.stream_image`` as they come from the wire.
 
         :param auth: a mapping (see :meth:`Credentials.parse`), or credentials made of one.
+        :param encrypt_for: a public key (see :class:`.PublicKey`).
         :raises: InvalidRequest
         """
         if unknown:
@@ -65,6 +69,7 @@ class SnapshotRequest:
                 _bool("any_root", any_root),
             ),
             bad_sectors=_one_of("bad_sectors", bad_sectors, BAD_SECTORS),
+            encrypt_for=None if encrypt_for is None else PublicKey.parse(encrypt_for),
         )
 
 

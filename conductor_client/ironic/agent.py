@@ -18,7 +18,7 @@ from ironic.conf import CONF
 from ironic.objects import Node
 
 from conductor_client import errors
-from conductor_client.delivery import CaptureOptions
+from conductor_client.delivery import CaptureOptions, check_captured, encrypting
 from conductor_client.ironic import config, glance, ledger, work
 from conductor_client.ironic.agent_client import Listener
 from conductor_client.ironic.base import SnapshotInterface
@@ -151,10 +151,12 @@ class AgentSnapshot(SnapshotInterface):
             if not found or (agent := self._listener.find(task.node, record)) is None:
                 return
             with agent:
+                options = encrypting(record.options, settings.encryption_key())
+                record = replace(record, options=options)
                 params = {
                     **settings.agent_access(task.node.uuid, record.generation),
                     "image_name": record.image_name,
-                    **record.options.to_wire(),
+                    **options.to_wire(),
                 }
                 # Before the command is sent: whatever happens then, the image's name is known.
                 ledger.turn(task, record, Phase.STARTING)
@@ -179,8 +181,7 @@ class AgentSnapshot(SnapshotInterface):
         captured = self._listener.ask(task.node, record).captured
         if captured is None:
             return
-        if captured.image_name != record.image_name:
-            raise errors.CommandFailed("an unusable result", "it is about another image")
+        check_captured(captured, record.image_name, record.options.encrypt_for)
         with self._locked(task, record) as found:
             if not found:
                 return

@@ -13,6 +13,7 @@ from conductor_client.access import StorageAccess
 from conductor_client.agent import storage_params
 from conductor_client.ironic import token
 from snapshot_core.credentials import Credentials
+from snapshot_core.encryption import PrivateKey
 
 GROUP = "snapshot"
 
@@ -42,6 +43,11 @@ OPTIONS = [
         "storage_token_key_file",
         help="In place of agent_auth_file: a file, of mode 600, with a key that the storage "
         "knows too. Each ramdisk is then sent a token that is good for its own snapshot alone.",
+    ),
+    cfg.StrOpt(
+        "encryption_key_file",
+        help="A file, of mode 600, with an X25519 private key that all conductors have: images "
+        "are encrypted in the storage. By default they are not.",
     ),
     cfg.StrOpt(
         "writer", default="auto",
@@ -103,6 +109,7 @@ class Settings:
     storage_auth_file: str | None
     agent_auth_file: str | None
     storage_token_key_file: str | None
+    encryption_key_file: str | None
     writer: str
     timeout: int
     max_concurrent_snapshots: int
@@ -133,6 +140,13 @@ class Settings:
         return StorageAccess.of(
             self.storage_url, self.storage_auth_file, self.storage_ca, environment={}
         )
+
+    def encryption_key(self) -> PrivateKey | None:
+        """Return the key that decrypts images of the storage, if there is one.
+
+        :raises: InvalidRequest
+        """
+        return PrivateKey.read_if_given(self.encryption_key_file)
 
     def agent_access(self, collection: str, generation: str) -> dict[str, Any]:
         """Return the parameters of the agent's command with which it reaches a ``collection``.

@@ -47,6 +47,7 @@ def prepare(task: Task, _on_progress: OnProgress) -> None:
     :raises: InvalidRequest, ImageNotQueued, UploadFailed, StorageUnavailable, WriteFailed
     """
     task.record.check_options()
+    task.settings.encryption_key()
     image = Image.read(task.connect(), task.record.image_ref)
     image.check_access(task.projects)
     image.check_queued()
@@ -80,6 +81,7 @@ def upload(task: Task, scratch: Path, on_progress: OnProgress) -> None:
             order = delivery.Order(
                 storage, task.stored_name, image.id, GlanceImage(image.id, connection),
                 task.record.options.image_format, str(scratch), guard,
+                key=task.settings.encryption_key(),
             )  # fmt: skip
             try:
                 delivery.deliver(order, captured)

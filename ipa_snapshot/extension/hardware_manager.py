@@ -31,6 +31,8 @@ ARGUMENTS = {
     "compression": "auto (the default), zstd, zlib or none; for qcow2.",
     "bad_sectors": "fail (the default): a sector that cannot be read ends the snapshot; zero: it "
     "is zeros in the image, and is told.",
+    "encrypt_for": "The public key of whoever alone is to be able to read the image in the "
+    "storage: the 32 bytes of an X25519 key in base64.",
     "expected_serial": "Refuse any disk but the one with this serial number.",
     "expected_wwn": "Refuse any disk but the one with this WWN.",
     "image_ref": "Where the image is to go: an image's UUID or file:///path. Only told in the "

@@ -64,7 +64,8 @@ class SnapshotExtension(base.BaseAgentExtension):
         :param image_name: the image's name there; one that exists is refused.
         :param options: ``writer``, ``image_format``, ``compression``, ``auth`` (a mapping with
             ``username`` and ``password``, or ``token``), ``cacert`` (PEM text) or ``insecure``,
-            ``expected_serial``, ``expected_wwn``, ``any_root``.
+            ``expected_serial``, ``expected_wwn``, ``any_root``, ``bad_sectors``, ``encrypt_for``
+            (see :class:`.PublicKey`).
         :returns: the result, see :meth:`ipa_snapshot.capture.SnapshotResult.to_wire`.
         :raises: SnapshotFailed
         """
@@ -97,7 +98,7 @@ def _parse(
     if isinstance(options.get("auth"), HiddenAuth):
         options["auth"] = options["auth"].parse()
     request = SnapshotRequest.parse(**options)
-    writers.check_options(request.writer, request.bad_sectors, insecure)
+    writers.check_options(request.writer, request.bad_sectors, insecure, bool(request.encrypt_for))
     return request, cacert, insecure
 
 

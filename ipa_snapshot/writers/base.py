@@ -2,6 +2,7 @@
 """What a writer is, and how it is found and chosen."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -13,6 +14,7 @@ from ipa_snapshot import errors
 from ipa_snapshot.devices.source import Source
 from ipa_snapshot.devices.used_map import UsedMap
 from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.encryption import PublicKey, encrypted, encrypted_size
 from snapshot_core.image_options import ImageOptions
 from snapshot_core.location import Location
 from snapshot_core.progress import Meter
@@ -29,8 +31,10 @@ DEFAULT = "stream"
 class Destination:
     """Where an image is to go: the claimed object ``part`` of an open ``storage``.
 
-    Most writers need these two. ``location``, ``credentials`` and ``trust`` say how to reach the
-    same storage by other means, a mount for example.
+    Most writers need :meth:`write` alone. ``location``, ``credentials`` and ``trust`` say how to
+    reach the same storage by other means, a mount for example.
+
+    :ivar encrypt_for: who alone is to be able to read the image.
     """
 
     storage: Storage
@@ -38,13 +42,25 @@ class Destination:
     location: Location
     credentials: Credentials | None
     trust: Trust
+    encrypt_for: PublicKey | None = None
+
+    def write(self, chunks: Iterable[bytes], length: int | None) -> None:
+        """Store an image of these ``chunks``; ``length`` is their size, if it is known.
+
+        :raises: WriteFailed, StorageUnavailable
+        """
+        if self.encrypt_for is not None:
+            chunks = encrypted(chunks, self.encrypt_for)
+            length = None if length is None else encrypted_size(length)
+        self.storage.write(self.part, chunks, length)
 
 
 @dataclass(frozen=True)
 class Written:
     """What a writer stored; sizes in bytes.
 
-    ``sha512`` is the hexadecimal digest of the stored bytes as they were on this side. A writer
+    ``size`` and ``sha512``, a hexadecimal digest, are of the image as it was on this side, before
+    it was encrypted. A writer
     that knows the file systems tells by ``used_map`` what it took for used.
     """
 
@@ -66,8 +82,11 @@ class Writer(ABC):
     schemes: ClassVar[frozenset[str]]
     """The schemes of the storage URLs that the writer can write to."""
 
-    reads_source: ClassVar[bool] = False
-    """Whether all is read by the source's own methods, so that sectors may be lost and noted."""
+    passes_bytes: ClassVar[bool] = False
+    """Whether all is read by the source's own methods and goes through :meth:`Destination.write`.
+
+    So sectors may be lost and noted, and the image may be encrypted.
+    """
 
     verifies_always: ClassVar[bool] = False
     """Whether it cannot be told to leave a server's certificate unverified."""
@@ -104,15 +123,19 @@ def check_name(name: object, scheme: str) -> str:
     return name
 
 
-def check_options(name: str, bad_sectors: str, insecure: bool) -> None:
+def check_options(name: str, bad_sectors: str, insecure: bool, encrypts: bool) -> None:
     """Raise unless the writer of this name, or ``auto``, can do what is asked of it.
 
     :raises: InvalidRequest
     """
     writer = _load(DEFAULT if name == AUTO else name)
-    if bad_sectors != "fail" and not writer.reads_source:
+    if bad_sectors != "fail" and not writer.passes_bytes:
         raise errors.InvalidRequest(
             "the writer %s cannot go on past bad sectors: use the writer %s" % (name, DEFAULT)
+        )
+    if encrypts and not writer.passes_bytes:
+        raise errors.InvalidRequest(
+            "the writer %s cannot encrypt: use the writer %s" % (name, DEFAULT)
         )
     if insecure and writer.verifies_always:
         raise errors.InvalidRequest(

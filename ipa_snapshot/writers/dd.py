@@ -18,7 +18,7 @@ class DdWriter(Writer):
     """Stores the raw bytes, whatever format the options ask for: the result says ``raw``."""
 
     schemes = frozenset({"http", "https", "nfs", "file"})
-    reads_source = True
+    passes_bytes = True
 
     def write(
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
@@ -32,6 +32,6 @@ class DdWriter(Writer):
                 yield chunk
 
         meter.phase("stream", source.size)
-        destination.storage.write(destination.part, stream(), source.size)
+        destination.write(stream(), source.size)
         size = source.size
         return Written(size, sha512.hexdigest(), "raw", "none", bytes_read=size, bytes_sent=size)

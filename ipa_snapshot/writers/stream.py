@@ -35,7 +35,7 @@ class StreamWriter(Writer):
     """Sends what the file systems use and is not zero; everything else is a hole in the image."""
 
     schemes = frozenset({"http", "https", "nfs", "file"})
-    reads_source = True
+    passes_bytes = True
 
     def write(
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
@@ -70,7 +70,7 @@ class StreamWriter(Writer):
             made_ahead(blocks(clusters), budget.blocks_ahead) as made,
         ):
             length = source.size if is_raw else None
-            destination.storage.write(destination.part, made, length)
+            destination.write(made, length)
             return Written(
                 sent, sha512.hexdigest(), options.disk_format, chosen.compression,
                 clusters.bytes_read + chosen.bytes_read, sent + chosen.bytes_sent, used_map,

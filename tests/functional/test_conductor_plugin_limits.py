@@ -80,6 +80,22 @@ def test_an_image_that_glance_did_not_take_is_uploaded_later_without_another_cap
     assert backends.names(node) == []
 
 
+def test_an_image_is_encrypted_in_the_storage_and_not_in_glance(
+    ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
+) -> None:
+    key = tmp_path / "key.pem"
+    disks.run("openssl", "genpkey", "-algorithm", "X25519", "-out", key)
+    key.chmod(0o600)
+    ironic = ironic_with(retention=600, encryption_key_file=key)
+    node, image = conductors.enrol(ironic), backends.new_image()
+    fail_to_upload(node, image, small_disk, backends)
+    (name,) = [name for name in backends.names(node) if name.endswith(".qcow2")]
+    assert b"QFI\xfb" not in (backends.storage.document_root / name).read_bytes()
+    conductors.request(node, "upload_snapshot", image)
+    node.wait_for("active")
+    assert same_files(small_disk, backends.glance.images / image, tmp_path)
+
+
 def test_an_image_is_kept_if_its_next_upload_is_aborted(
     ironic_with: IronicWith, backends: Backends, small_disk: disks.Disk
 ) -> None:

@@ -55,7 +55,7 @@ def stored(tmp_path: pathlib.Path) -> Iterator[DirectoryStorage]:
 def right(stored: DirectoryStorage, meter: Meter | None = None) -> VerifiedImage:
     content = stored.local_path("image").read_bytes()
     sha512 = hashlib.sha512(content).hexdigest()
-    return VerifiedImage(stored, "image", len(content), sha512, meter)
+    return VerifiedImage(stored, "image", len(content), sha512, meter=meter)
 
 
 def test_a_right_image_becomes_active(

@@ -185,6 +185,41 @@ def test_an_upload_that_failed_is_resumed_without_a_new_capture(
     assert machine.hardware() == [*THERE, *AND_BACK]
 
 
+def test_an_encrypted_image_is_read_by_the_holder_of_the_key_alone(
+    machine: Machine, storage: Storage, glance: Glance, small_disk: disks.Disk,
+    tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    key = tmp_path / "key.pem"
+    disks.run("openssl", "genpkey", "-algorithm", "X25519", "-out", key)
+    key.chmod(0o600)
+    ref = image(glance)
+    command = machine.snapshot("--image", ref, "--encryption-key-file", str(key))
+    with machine.ramdisk():
+        glance.kill()
+        try:
+            outcome = finish(command)
+        finally:
+            glance.start_again()
+    (name,) = re.findall("--resume (\\S+)", outcome.err)
+    stored = (storage.document_root / machine.node.uuid / name).read_bytes()
+    assert b"QFI\xfb" not in stored
+
+    outcome = finish(machine.snapshot("--image", ref, "--resume", name))
+    assert outcome.code == 1
+    assert "InvalidRequest: " in outcome.err
+    assert "give the file of its private key" in outcome.err
+    assert glance.connection().image.get_image(ref).status == "queued"
+
+    result = json_of(
+        machine.snapshot(
+            "--image", ref, "--resume", name, "--encryption-key-file", str(key), "-f", "json"
+        )
+    )
+    assert result["sha512"] == sha512(glance.images / ref)
+    assert same_files(small_disk, glance.images / ref, tmp_path)
+    assert storage.names() == []
+
+
 def hear(command: "subprocess.Popen[str]", until: str) -> str:
     """Return what the command says up to a line with the words ``until``."""
     assert command.stderr is not None

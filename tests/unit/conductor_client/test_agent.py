@@ -15,6 +15,7 @@ import pytest
 from conductor_client import errors
 from conductor_client.agent import Agent, Captured, Status
 from snapshot_core.credentials import Trust
+from snapshot_core.encryption import PublicKey
 from snapshot_core.progress import Progress
 from tests.lab import certificates
 from tests.lab.cutting_proxy import CuttingProxy
@@ -110,7 +111,7 @@ def test_a_running_command_tells_its_progress_if_it_makes_sense(
 def test_a_command_that_succeeded_tells_what_is_stored(connect: Connect) -> None:
     result = result_about("image", b"data", extra=1)
     assert _ask(connect(FakeAgent(succeeded(result)))).captured == Captured(
-        "image", "qcow2", 1024, 4, result["checksum"]["value"], 0, result
+        "image", "qcow2", 1024, 4, result["checksum"]["value"], 0, None, result
     )
 
 
@@ -119,6 +120,15 @@ def test_what_could_not_be_read_of_the_disk_is_told(connect: Connect) -> None:
     captured = _ask(connect(FakeAgent(succeeded(result)))).captured
     assert captured is not None
     assert captured.lost == 512
+
+
+def test_for_whom_an_image_was_encrypted_is_told(connect: Connect) -> None:
+    key = PublicKey(bytes(range(32)))
+    encryption = {"method": "x25519-aes256gcm", "public_key": str(key)}
+    result = result_about("image", b"data", encryption=encryption)
+    captured = _ask(connect(FakeAgent(succeeded(result)))).captured
+    assert captured is not None
+    assert captured.encrypted_for == key
 
 
 GOOD = result_about("image", b"data")
@@ -131,6 +141,10 @@ SHA512 = GOOD["checksum"]["value"]
         None, "done", 7, [], {}, {"result": "done"},
         *({key: value for key, value in GOOD.items() if key != missing} for missing in GOOD),
         *({**GOOD, "disk_format": value} for value in (None, "vmdk", "", ["qcow2"], {}, 7)),
+        *({**GOOD, "encryption": value} for value in (
+            7, [], {}, {"method": "rot13", "public_key": str(PublicKey(bytes(range(32))))},
+            {"method": "x25519-aes256gcm", "public_key": "AAAA"},
+            {"method": "x25519-aes256gcm", "public_key": 7})),
         *({**GOOD, "lost": value} for value in (7, [], {"bytes": -1}, {"bytes": True},
                                                 {"bytes": 1025}, {"bytes": "1"})),
         *({**GOOD, key: value}

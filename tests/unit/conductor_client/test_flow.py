@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 import conductor_client
 from conductor_client import errors, flow
 from conductor_client.flow import CaptureOptions, take_snapshot
 from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.encryption import PrivateKey, PublicKey, encrypted
 from snapshot_core.progress import Progress
 from tests.lab import disks
 from tests.unit.conductor_client.fake_agent import (
@@ -29,6 +31,7 @@ from tests.unit.conductor_client.fake_agent import (
 )
 from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
 
+KEY = PrivateKey(X25519PrivateKey.generate())
 DATA = b"an image, as far as the conductor cares"
 Serve = Callable[[Respond], AnsweringServer]
 
@@ -187,6 +190,35 @@ def test_a_raw_image_is_converted_if_another_format_was_wanted(
 
 
 # Failures: the intermediate image is gone, and the place still waits
+
+
+def test_an_image_is_encrypted_in_the_storage_for_the_holder_of_a_key(
+    take: Take, storage: Path, images: Path
+) -> None:
+    encryption = {"method": "x25519-aes256gcm", "public_key": str(KEY.public)}
+    sealed = b"".join(encrypted([DATA], KEY.public))
+    machine = Machine(
+        storage, data=sealed, size=len(DATA), encryption=encryption,
+        checksum={"algorithm": "sha512", "value": hashlib.sha512(DATA).hexdigest()},
+    )  # fmt: skip
+    take(machine, encryption_key=KEY)
+    assert machine.started[0]["encrypt_for"] == str(KEY.public)
+    assert _content(images) == {"new.qcow2": DATA}
+    assert _content(storage) == {}
+
+
+OTHER = PublicKey(bytes(range(32)))
+
+
+@pytest.mark.parametrize("public", [None, OTHER])
+def test_an_image_that_is_not_encrypted_as_it_was_asked_for_does_not_arrive(
+    take: Take, storage: Path, images: Path, public: PublicKey | None
+) -> None:
+    encryption = {"method": "x25519-aes256gcm", "public_key": str(public)} if public else None
+    with pytest.raises(errors.CommandFailed, match="not encrypted as it was asked for"):
+        take(Machine(storage, encryption=encryption), encryption_key=KEY)
+    assert _content(images) == {}
+    assert _content(storage) == {}
 
 
 def _leave(storage: Path, *names: str) -> Callable[[], Any]:

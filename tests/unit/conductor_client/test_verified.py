@@ -4,9 +4,11 @@
 import hashlib
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from conductor_client import errors
 from conductor_client.verified import VerifiedImage
+from snapshot_core.encryption import PrivateKey, encrypted
 from snapshot_core.progress import Meter, Progress
 from tests.unit.memory_storage import MemoryStorage
 
@@ -15,7 +17,7 @@ SHA512 = hashlib.sha512(DATA).hexdigest()
 
 
 def _image(stored: bytes, size: int = len(DATA), meter: Meter | None = None) -> VerifiedImage:
-    return VerifiedImage(MemoryStorage({"image": stored}, 4), "image", size, SHA512, meter)
+    return VerifiedImage(MemoryStorage({"image": stored}, 4), "image", size, SHA512, meter=meter)
 
 
 def test_a_right_image_is_passed_on_as_it_is() -> None:
@@ -60,6 +62,15 @@ def test_an_image_of_one_block_is_not_passed_on_at_all_if_it_is_wrong() -> None:
     image = VerifiedImage(MemoryStorage({"image": b"wrong data"}, 100), "image", 10, SHA512)
     with pytest.raises(errors.StorageMismatch, match=SHA512):
         next(iter(image))
+
+
+def test_an_image_that_is_encrypted_in_the_storage_is_passed_on_as_it_was() -> None:
+    key = PrivateKey(X25519PrivateKey.generate())
+    stored = b"".join(encrypted([DATA], key.public))
+    storage = MemoryStorage({"image": stored, "changed": stored[:-1] + b"X"}, 4)
+    assert b"".join(VerifiedImage(storage, "image", len(DATA), SHA512, key=key)) == DATA
+    with pytest.raises(errors.StorageMismatch, match="changed"):
+        next(iter(VerifiedImage(storage, "changed", len(DATA), SHA512, key=key)))
 
 
 def test_a_storage_that_fails_is_told() -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ipa_snapshot import capture, errors
 from ipa_snapshot.capture import describe_path, take_snapshot
 from ipa_snapshot.devices.block_device import BlockDevice
 from ipa_snapshot.request import SnapshotRequest
+from snapshot_core.encryption import PrivateKey, PublicKey, decrypted
 from snapshot_core.progress import Progress
 from tests.lab import disks
 from tests.unit.http_server import Answer, AnsweringServer, Request
@@ -81,6 +83,35 @@ def test_the_result_tells_what_is_stored(
         (1, 8 * MIB, "ext4")
     ]
     disks.run("qemu-img", "compare", "-f", "raw", "-F", disk_format, disk, image)
+
+
+@pytest.mark.parametrize("writer", ["stream", "dd"])
+def test_an_image_is_stored_so_that_the_holder_of_the_key_alone_can_read_it(
+    directory: Path, disk: Path, tmp_path: Path, writer: str
+) -> None:
+    key = PrivateKey(X25519PrivateKey.generate())
+    request = _request(directory, writer=writer, encrypt_for=str(key.public))
+    result = take_snapshot(request, describe_path(str(disk))).to_wire()
+    assert result["encryption"] == {
+        "method": "x25519-aes256gcm",
+        "public_key": str(key.public),
+    }
+    stored = (directory / "image").read_bytes()
+    image = b"".join(decrypted([stored], key, "image"))
+    assert result["size"] == len(image)
+    assert result["checksum"]["value"] == hashlib.sha512(image).hexdigest()
+    (tmp_path / "decrypted").write_bytes(image)
+    disks.run(
+        "qemu-img", "compare", "-f", "raw", "-F", result["disk_format"], disk,
+        tmp_path / "decrypted",
+    )  # fmt: skip
+
+
+def test_a_writer_that_cannot_encrypt_stores_nothing(directory: Path, disk: Path) -> None:
+    request = _request(directory, writer="nfs", encrypt_for=str(PublicKey(bytes(range(32)))))
+    with pytest.raises(errors.InvalidRequest, match="cannot encrypt"):
+        take_snapshot(request, describe_path(str(disk)))
+    assert list(directory.iterdir()) == []
 
 
 def test_the_manifest_tells_what_the_image_is_there_for(directory: Path, disk: Path) -> None:

@@ -58,6 +58,7 @@ def make(storage: Path) -> Callable[..., work.Task]:
         settings = Settings(
             storage_url="file://%s" % storage, storage_ca=None, storage_auth_file=None,
             agent_auth_file=None, storage_token_key_file=None, writer="auto", timeout=60,
+            encryption_key_file=None,
             max_concurrent_snapshots=8, max_concurrent_uploads=4, retention=60, work_dir="/none",
             min_free=min_free, poll_interval=5, clean_up_interval=60,
         )  # fmt: skip

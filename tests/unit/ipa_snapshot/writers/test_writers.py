@@ -212,25 +212,27 @@ def test_davfs_needs_the_group_of_its_package(
 
 
 @pytest.mark.parametrize(
-    ("name", "bad_sectors", "insecure", "reason"),
+    ("name", "bad_sectors", "insecure", "encrypts", "reason"),
     [
-        ("davfs", "fail", True, "always verifies"),
-        ("davfs", "zero", False, "past bad sectors"),
-        ("nfs", "zero", False, "past bad sectors"),
+        ("davfs", "fail", True, False, "always verifies"),
+        ("davfs", "zero", False, False, "past bad sectors"),
+        ("nfs", "zero", False, False, "past bad sectors"),
+        ("davfs", "fail", False, True, "cannot encrypt"),
+        ("nfs", "fail", False, True, "cannot encrypt"),
     ],
 )
 def test_what_a_writer_cannot_do_is_refused(
-    name: str, bad_sectors: str, insecure: bool, reason: str
+    name: str, bad_sectors: str, insecure: bool, encrypts: bool, reason: str
 ) -> None:
     with pytest.raises(errors.InvalidRequest, match=reason):
-        base.check_options(name, bad_sectors, insecure)
+        base.check_options(name, bad_sectors, insecure, encrypts)
 
 
 def test_what_a_writer_can_do_is_not_refused() -> None:
     for name in (base.AUTO, "stream", "dd"):
-        base.check_options(name, "zero", True)
+        base.check_options(name, "zero", True, True)
     for name in ("davfs", "nfs"):
-        base.check_options(name, "fail", False)
+        base.check_options(name, "fail", False, False)
 
 
 @pytest.mark.parametrize("size", [MIB, 8 * MIB, 64 * MIB])
