@@ -19,20 +19,26 @@ from oslo_log import log
 from requests.auth import HTTPBasicAuth
 
 from snapshot_core import errors
+from snapshot_core.digest import DigestAuth
 
 LOG = log.getLogger(__name__)
 
-_FIELDS = ({"username", "password"}, {"token"})
+_FIELDS = ({"username", "password"}, {"username", "password", "scheme"}, {"token"})
+_SCHEMES = ("basic", "digest")
 _FILE_LIMIT = 64 * 1024
 
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """A user name and a password, or a bearer token; prints as ``<credentials>``."""
+    """A user name and a password, or a bearer token; prints as ``<credentials>``.
+
+    ``scheme`` says how the password is sent: ``basic``, which is the default, or ``digest``.
+    """
 
     username: str | None = None
     password: str | None = None
     token: str | None = None
+    scheme: str | None = None
 
     def __repr__(self) -> str:
         return "<credentials>"
@@ -41,11 +47,14 @@ class Credentials:
     def parse(cls, raw: object) -> "Credentials":
         """Make credentials of a mapping with ``username`` and ``password``, or ``token``.
 
+        Beside a password there may be a ``scheme``.
+
         :raises: InvalidRequest, which never quotes a value.
         """
         if not isinstance(raw, Mapping) or set(raw) not in _FIELDS:
             raise errors.InvalidRequest(
-                "credentials must hold either 'username' and 'password', or 'token'"
+                "credentials must hold either 'username' and 'password', with or without 'scheme', "
+                "or 'token'"
             )
         if not all(_is_header_text(value) for value in raw.values()):
             raise errors.InvalidRequest(
@@ -55,7 +64,16 @@ class Credentials:
             raise errors.InvalidRequest(
                 "a user name cannot hold a colon, nor a token other than ASCII characters"
             )
+        if raw.get("scheme", "basic") not in _SCHEMES:
+            raise errors.InvalidRequest(
+                "the credentials' 'scheme' must be one of %s" % ", ".join(_SCHEMES)
+            )
         return cls(**raw)
+
+    @property
+    def is_digest(self) -> bool:
+        """Whether the password proves itself by HTTP Digest, and is never sent."""
+        return self.scheme == "digest"
 
     @classmethod
     def read(cls, path: str) -> "Credentials":
@@ -73,6 +91,8 @@ class Credentials:
         """Let every request of the ``session`` carry these credentials."""
         if self.token is not None:
             session.headers["Authorization"] = "Bearer " + self.token
+        elif self.username is not None and self.password is not None and self.is_digest:
+            session.auth = DigestAuth(self.username, self.password)
         elif self.username is not None and self.password is not None:
             # bytes, because requests would encode text as latin-1
             session.auth = HTTPBasicAuth(self.username.encode(), self.password.encode())

@@ -100,7 +100,8 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how the intermediate storage is reached."""
     parser.add_argument(
         "--auth-file", metavar="FILE",
-        help="YAML or JSON, mode 600, with username and password, or token, for the storage",
+        help="YAML or JSON, mode 600, for the storage: username and password, and scheme if it is "
+        "digest; or token",
     )  # fmt: skip
     trust = parser.add_mutually_exclusive_group()
     trust.add_argument("--cacert", metavar="FILE", help="PEM file with the storage's authority")

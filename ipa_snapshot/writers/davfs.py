@@ -55,7 +55,7 @@ class DavfsWriter(Writer):
 
     @contextlib.contextmanager
     def _mounted(self, destination: Destination, size: int, meter: Meter) -> Iterator[Path]:
-        davfs2.check()
+        davfs2.check(destination)
         with (
             tempfile.TemporaryDirectory(prefix="ipa-snapshot-davfs2-") as private,
             mounts.mounted(

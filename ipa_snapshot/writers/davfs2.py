@@ -35,11 +35,18 @@ drop_weak_etags 1
 """
 
 
-def check() -> None:
-    """Raise unless davfs2 is there.
+def check(destination: Destination) -> None:
+    """Raise unless davfs2 is there, and fit for the ``destination``.
 
-    :raises: StorageUnavailable
+    :raises: StorageUnavailable, InvalidRequest
     """
+    account = destination.credentials
+    if account and account.is_digest and destination.location.scheme != "https":
+        # davfs2 1.6.1 answers whatever it is asked for, and cannot be told not to.
+        raise errors.InvalidRequest(
+            "davfs2 would send the password as Basic to whoever asks it for that, and over http "
+            "this can be anyone: use https, or the writer 'stream', which speaks Digest alone"
+        )
     if shutil.which("mount.davfs") is None or not _has_group():
         raise errors.StorageUnavailable(
             "davfs2 is not installed here: install it in the ramdisk, or use the writer 'stream'"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Apache with mod_dav, Basic authentication and TLS on 127.0.0.1."""
+"""A real Apache with mod_dav, Basic or Digest authentication and TLS on 127.0.0.1."""
 
+import hashlib
 import os
 import pathlib
 import pwd
@@ -16,7 +17,8 @@ WITH_TOKENS = _EXAMPLES / "token-apache.conf"
 # fmt: off
 _MODULES = (
     "mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic",
-    "dav", "dav_fs", "alias", "ssl", "env", "setenvif", "headers", "rewrite", "reqtimeout",
+    "auth_digest", "dav", "dav_fs", "alias", "ssl", "env", "setenvif", "headers", "rewrite",
+    "reqtimeout",
 )
 # fmt: on
 
@@ -51,7 +53,9 @@ class Apache(services.Service):
     :param machine_password: that of a further account, ``machine``, which can write but neither
         read nor list; then ``username`` must be ``conductor``.
     :param token_key: machines have tokens that were made with this key; then too.
+    :param digest: ask for Digest authentication, and not for Basic; then neither of the two.
     :param tls: serve https with a certificate of our own authority, ``cacert``.
+    :param expired: that certificate was good until yesterday.
     :param extra_config: lines for the <Directory> block, to provoke faults.
     :param server_config: lines for the server itself, such as ``RequestReadTimeout``.
     """
@@ -64,7 +68,9 @@ class Apache(services.Service):
         *,
         machine_password: str | None = None,
         token_key: str | None = None,
+        digest: bool = False,
         tls: bool = True,
+        expired: bool = False,
         extra_config: str = "",
         server_config: str = "",
     ) -> None:
@@ -78,7 +84,9 @@ class Apache(services.Service):
         if self._write_only:
             self._users["machine"] = machine_password
         self._token_key = token_key
+        self._digest = digest
         self._tls = tls
+        self._expired = expired
         self._extra_config = extra_config
         self._server_config = server_config
 
@@ -94,7 +102,7 @@ class Apache(services.Service):
 
     def _prepare(self) -> processes.Server:
         self.document_root.mkdir(parents=True, exist_ok=True)
-        certs = certificates.issue(self.state)
+        certs = certificates.issue(self.state, expired=self._expired)
         self.cacert = certs.cacert if self._tls else None
         self._write_users()
         config = self.state / "httpd.conf"
@@ -116,6 +124,11 @@ class Apache(services.Service):
     def _write_users(self) -> None:
         users = self.state / "users"
         users.touch()
+        if self._digest:
+            # as htdigest writes it, which asks for the password on a terminal
+            accounts = [(name, "snapshots", word) for name, word in self._users.items()]
+            users.write_text("".join("%s:%s:%s\n" % (*one[:2], _ha1(*one)) for one in accounts))
+            return
         for name, password in self._users.items():
             subprocess.run(
                 ["htpasswd", "-i", str(users), name],
@@ -134,7 +147,8 @@ class Apache(services.Service):
         auth = "Require all granted"
         if self._users:
             users = self.state / "users"
-            auth = f"AuthType Basic\n  AuthName snapshots\n  AuthUserFile {users}\n"
+            kind = "Digest" if self._digest else "Basic"
+            auth = f"AuthType {kind}\n  AuthName snapshots\n  AuthUserFile {users}\n"
             auth += "  " + self._requirement()
         tls = ""
         if self._tls:
@@ -150,3 +164,7 @@ class Apache(services.Service):
             extra_config=self._extra_config,
             tls=tls,
         )
+
+
+def _ha1(*words: object) -> str:
+    return hashlib.md5(":".join(map(str, words)).encode()).hexdigest()

@@ -14,14 +14,18 @@ class WsgiDav(services.Service):
 
     WsgiDAV hands a body on in blocks of 8 KiB as it comes: nothing is kept in memory.
     An upload that breaks off leaves its beginning under its final name.
+
+    :param digest: ask for Digest authentication, and not for Basic.
     """
 
     def __init__(
-        self, directory: pathlib.Path, username: str | None = None, password: str | None = None
-    ) -> None:
+        self, directory: pathlib.Path, username: str | None = None, password: str | None = None,
+        *, digest: bool = False,
+    ) -> None:  # fmt: skip
         self.port = processes.free_port()
         super().__init__("wsgidav", f"http://127.0.0.1:{self.port}/snapshots")
         self.directory = pathlib.Path(directory)
+        self._digest = digest
         self._user = (username, password) if username is not None else None
 
     @property
@@ -43,8 +47,11 @@ class WsgiDav(services.Service):
             "port": self.port,
             "provider_mapping": {"/snapshots": str(self.directory)},
             "simple_dc": {"user_mapping": {"*": users}},
-            # Basic alone, as it is all that requests' auth=(user, password) can do.
-            "http_authenticator": {"accept_digest": False, "default_to_digest": False},
+            "http_authenticator": {
+                "accept_basic": not self._digest,
+                "accept_digest": self._digest,
+                "default_to_digest": self._digest,
+            },
             "lock_storage": True,
             "verbose": 3,
         }

@@ -33,6 +33,10 @@ def write_file(tmp_path: Path) -> WriteFile:
         ("username: anna\npassword: s3cret\n", Credentials("anna", "s3cret")),
         ("{username: anna, password: 'p: #x'}", Credentials("anna", "p: #x")),
         (json.dumps({"username": "anna", "password": 'q"\\'}), Credentials("anna", 'q"\\')),
+        (
+            "username: anna\npassword: s3cret\nscheme: digest",
+            Credentials("anna", "s3cret", scheme="digest"),
+        ),
         ('{"token": "t0ken"}', Credentials(token="t0ken")),
         ("token: t0ken", Credentials(token="t0ken")),
         ("username: bär\npassword: pässwörd", Credentials("bär", "pässwörd")),
@@ -106,6 +110,11 @@ def test_a_file_that_is_neither_yaml_nor_json_is_refused_and_not_quoted(
         {"username": "anna", "password": "s3cret", "token": "s3cret"},
         {"token": "s3cret", "realm": "x"},
         {"user": "anna", "password": "s3cret"},
+        {"username": "anna", "password": "s3cret", "scheme": "bearer"},
+        {"username": "anna", "password": "s3cret", "scheme": "Digest"},
+        {"username": "anna", "password": "s3cret", "scheme": ["digest"]},
+        {"username": "anna", "scheme": "digest"},
+        {"token": "s3cret", "scheme": "digest"},
         {"username": "anna", "password": ""},
         {"username": "", "password": "s3cret"},
         {"username": "anna", "password": None},
@@ -156,7 +165,15 @@ def test_credentials_do_not_print_themselves(
     assert "s3cret" not in shown and "us3rname" not in shown
 
 
-@pytest.mark.parametrize("raw", [{"username": "anna", "password": "s3cret"}, {"token": "t0ken"}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"username": "anna", "password": "s3cret"},
+        {"username": "anna", "password": "s3cret", "scheme": "basic"},
+        {"username": "anna", "password": "s3cret", "scheme": "digest"},
+        {"token": "t0ken"},
+    ],
+)
 def test_the_wire_form_can_be_parsed_again(raw: dict[str, str]) -> None:
     credentials = Credentials.parse(raw)
     assert credentials.to_wire() == raw

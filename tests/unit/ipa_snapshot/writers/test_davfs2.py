@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ipa_snapshot import errors
 from ipa_snapshot.writers import davfs2
 from ipa_snapshot.writers.base import Destination
 from snapshot_core.credentials import Credentials, Trust
@@ -49,6 +50,15 @@ def test_the_account_is_a_quoted_line_of_a_private_file(
     assert secrets.read_text(encoding="utf-8") == expected
     assert "secrets %s\n" % secrets in config.read_text()
     assert {path.stat().st_mode & 0o777 for path in (secrets, config)} == {0o600}
+
+
+def test_an_account_for_digest_is_refused_where_anyone_may_ask_for_the_password() -> None:
+    account = Credentials("anna", "s3cret", scheme="digest")
+    destination = Destination(
+        MemoryStorage(), "image.part", Location.parse("http://host/dir"), account, Trust()
+    )
+    with pytest.raises(errors.InvalidRequest, match="use https, or the writer 'stream'"):
+        davfs2.check(destination)
 
 
 def test_a_token_is_a_header(private: Path, cache: Path) -> None:
