@@ -45,6 +45,7 @@ lint: setup
 	$(BIN)/ruff format --check $(PYTHON_TREES)
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/reno -q lint
 	$(BIN)/bashate -i E005,E006 tools/*.sh $$(grep -rlE "^#!/bin/bash" dib-elements tests/machine/elements)
 
 docs: setup                 ## the documentation, into docs/_build/html
