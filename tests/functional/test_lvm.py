@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import random
 import re
+import resource
 import struct
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.lvm.label import checksum
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import UsedMap, map_disk
+from tests.functional import commands
 from tests.functional.maps import map_of, only
 from tests.lab import disks
 from tests.lab.file_systems import (
@@ -556,6 +558,46 @@ def test_an_exported_group_and_a_volume_of_no_group_are_copied_whole(
     found = map_of(slot.path)
     assert found.extents.total == 64 * MIB
     assert re.search("EXPORTED|not on this disk", found.warnings[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [(2_000, "more than 128 logical volumes"), (10_000, "metadata of [0-9]{7} bytes")],
+)
+def test_thousands_of_volumes_are_copied_whole_in_little_time(
+    tools: Tools, tmp_path: Path, count: int, why: str
+) -> None:
+    slot = Slot(tmp_path / "disk.raw", 0, count * EXTENT + 64 * MIB)
+    make_file(slot.path, slot.size)
+    tools.run(
+        [slot], "pvcreate -q --metadatasize 32m {0}", "vgcreate -q vg {0}",
+        "lvcreate -q %s -l 1 -n one vg" % " ".join(CREATE),
+    )  # fmt: skip
+    tools.restore([slot], _multiplied(tools.text([slot]), count))
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    outcome = commands.run("ipa-snapshot", "inspect", slot.path, "--json")
+    elapsed_s = time.monotonic() - began
+    cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - usage.ru_utime
+    assert re.search(why, outcome.out)
+    assert outcome.json["skipped"] == 0
+    assert elapsed_s < 60
+    assert cpu_s < 20
+
+
+def _multiplied(text: str, count: int) -> str:
+    """Return a group's metadata with so many volumes, each like its only one, in a row."""
+    begin, end = text.index("\t\tone {"), text.index("\n\t\t}\n", text.index("\t\tone {")) + 5
+    one = text[begin:end]
+
+    def numbered(number: int) -> str:
+        # LVM wants 32 letters and digits that no other volume has.
+        uuid = 'id = "%06d-0000-0000-0000-0000-0000-%06d"' % (number, number)
+        volume = re.sub('id = "[^"]+"', uuid, one, count=1)
+        volume = re.sub('"pv0", [0-9]+', '"pv0", %d' % number, volume)
+        return volume.replace("one {", "volume%d {" % number)
+
+    return text[:begin] + "\n".join(map(numbered, range(count))) + text[end:]
 
 
 @pytest.mark.parametrize("content", ["table", "lvm", "luks", "noise"])
