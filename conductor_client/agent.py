@@ -23,6 +23,7 @@ from snapshot_core.credentials import Credentials, Trust, is_untrusted
 from snapshot_core.encryption import METHOD, PublicKey
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
+from snapshot_core.session import Session
 
 LOG = log.getLogger(__name__)
 
@@ -137,8 +138,7 @@ class Agent:
         self.url = url.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._session = Session()
         trust.apply(self._session)
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib import parse
 from xml.etree import ElementTree
 
+import urllib3
 from oslo_log import log
 
 from conductor_client import errors
@@ -94,7 +95,10 @@ def _in_webdav(access: StorageAccess, collection: str) -> list[Member]:
     ):
         if answer.status_code != 207:
             raise refusal(url, answer)
-        body = answer.raw.read(_ANSWER_LIMIT + 1, decode_content=True)
+        try:
+            body = answer.raw.read(_ANSWER_LIMIT + 1, decode_content=True)
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise errors.StorageUnavailable("listing %s broke off: %s" % (url, exc)) from exc
         date = answer.headers.get("Date")
     if len(body) > _ANSWER_LIMIT:
         raise errors.StorageUnavailable("%s has too many members to be listed" % url)
@@ -125,6 +129,6 @@ def _member(entry: ElementTree.Element, now: float) -> tuple[str, Member]:
 def _seconds(date: str | None) -> float | None:
     try:
         moment = email.utils.parsedate_to_datetime(date or "")
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()

@@ -13,6 +13,7 @@ from oslo_log import log
 from snapshot_core import errors
 from snapshot_core.credentials import Credentials, Trust, is_untrusted
 from snapshot_core.digest import DigestAuth
+from snapshot_core.session import Session
 from snapshot_core.storage.connections import wait_when_sending
 from snapshot_core.storage.parts import Part
 from snapshot_core.storage.patience import Away
@@ -25,8 +26,7 @@ _OUT_OF_DATE = (9, 10)
 
 def open_session(credentials: Credentials | None, trust: Trust) -> requests.Session:
     """Return a session that sends the ``credentials``, and takes nothing from the environment."""
-    session = requests.Session()
-    session.trust_env = False
+    session = Session()
     wait_when_sending(session)
     # A size that a server reports must be that of the bytes, not of their compressed form.
     session.headers["Accept-Encoding"] = "identity"
@@ -71,8 +71,9 @@ def exchange(
         {"method": method, "url": url, "status": answer.status_code},
     )
     with answer:
-        if answer.raw.length_remaining == 0:
+        if answer.raw.length_remaining == 0 and not answer.raw.chunked:
             # Only when its end was read is the connection used again, as for the next part.
+            # urllib3 2.8 takes the length of a 204 for 0, and would read its chunks for ever.
             _ = answer.content
         yield answer
 

@@ -50,11 +50,10 @@ def parse_retry_after(text: str | None) -> float | None:
     if text.isascii() and text.isdecimal():
         return float(text[:9])
     try:
-        date = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        date = email.utils.parsedate_to_datetime(text).astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
         return None
-    now = datetime.datetime.now(datetime.UTC)
-    return max(0.0, (date.astimezone(datetime.UTC) - now).total_seconds())
+    return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
 
 
 def _retrying(is_worth_it: Callable[[BaseException], bool]) -> tenacity.Retrying:

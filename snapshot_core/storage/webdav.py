@@ -12,6 +12,7 @@ from urllib import parse
 
 import requests
 import tenacity
+import urllib3
 from oslo_log import log
 
 from snapshot_core import errors
@@ -255,8 +256,10 @@ class WebdavStorage(Storage):
 
     def _chunks(self, name: str, answer: requests.Response) -> Iterator[bytes]:
         try:
-            yield from answer.iter_content(CHUNK)
-        except requests.RequestException as exc:
+            # As they came: what was stored is wanted, and not what it is said to unpack to.
+            while chunk := answer.raw.read(CHUNK, decode_content=False):
+                yield chunk
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise errors.StorageUnavailable(
                 "reading %s broke off: %s" % (self.describe(name), exc)
             ) from exc

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever an agent answers becomes a checked value or one clear error without the token."""
 
+import itertools
 import json
 import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from conductor_client.agent import Agent, Captured, Status
 from snapshot_core.credentials import Trust
 from snapshot_core.encryption import PublicKey
 from snapshot_core.progress import Progress
-from tests.lab import certificates
+from tests.lab import certificates, hostile_server
 from tests.lab.cutting_proxy import CuttingProxy
 from tests.unit.conductor_client.fake_agent import (
     ID,
@@ -235,6 +237,52 @@ def test_an_answer_that_unpacks_to_too_much_is_not_unpacked(connect: Connect) ->
     agent = connect(lambda request: Answer(200, bomb, {"Content-Encoding": "gzip"}))
     with pytest.raises(errors.AgentUnavailable, match="too long"):
         _ask(agent, 60)
+
+
+GIB = 1 << 30
+OF_A_GIB: dict[str, Callable[[], Iterable[bytes]]] = {
+    "a result": lambda: hostile_server.answer(
+        200,
+        "Content-Length: %d" % GIB,
+        body=itertools.chain([b'{"a": "'], hostile_server.endless(b"x" * 65536)),
+    ),
+    "chunks": lambda: hostile_server.answer(
+        200, "Transfer-Encoding: chunked", body=hostile_server.endless_chunks()
+    ),
+    "a refusal": lambda: hostile_server.answer(
+        401, "Transfer-Encoding: chunked", body=hostile_server.endless_chunks()
+    ),
+    "no body": lambda: hostile_server.answer(
+        204, "Transfer-Encoding: chunked", body=hostile_server.endless_chunks()
+    ),
+    "a redirect": lambda: hostile_server.answer(
+        302, "Location: /", "Transfer-Encoding: chunked", body=hostile_server.endless_chunks()
+    ),
+    "headers": lambda: hostile_server.endless(b"X-More: and more\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", OF_A_GIB)
+def test_an_answer_of_a_gib_is_not_taken_in(kind: str) -> None:
+    tracemalloc.start()
+    try:
+        with (
+            hostile_server.HostileServer(lambda _method, _path: OF_A_GIB[kind]()) as server,
+            Agent(server.url, TOKEN, Trust()) as agent,
+        ):
+            for ask in (lambda: _ask(agent), lambda: agent.start(PARAMS), agent.check):
+                with pytest.raises(errors.AgentUnavailable):
+                    ask()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        assert server.most_sent < 16 << 20  # which the system's buffers take
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_redirect_to_what_is_no_url_is_an_agent_that_is_away(connect: Connect) -> None:
+    agent = connect(lambda request: Answer(302, headers={"Location": "//[x"}))
+    with pytest.raises(errors.AgentUnavailable, match="answers 302"):
+        _ask(agent)
 
 
 @pytest.mark.parametrize("status", [401, 403])

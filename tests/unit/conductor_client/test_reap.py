@@ -194,6 +194,12 @@ def test_ages_are_by_the_server_s_own_clock(members: Members) -> None:
     assert found["a b.json"].age_s > 0
 
 
+@pytest.mark.parametrize("date", ["", "yesterday", "Mon, 01 Jan %s 00:00:00 GMT" % ("9" * 30)])
+def test_what_has_no_time_that_can_be_is_young(members: Members, date: str) -> None:
+    (found,) = members(Answer(207, listing(entry("/snapshots/a.json", date))))
+    assert found.age_s == 0
+
+
 @pytest.mark.parametrize(
     "answer",
     [Answer(405), Answer(401), Answer(207, b"<html>"), Answer(207, b""), Answer(200, listing())],

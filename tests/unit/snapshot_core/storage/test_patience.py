@@ -103,7 +103,7 @@ def test_who_does_not_ask_or_asks_for_too_long_is_not_waited_for(
     ("text", "seconds"),
     [("0", 0), ("120", 120), ("9" * 5000, 999999999), ("Mon, 01 Jan 2001 00:00:00 GMT", 0),
      (None, None), ("", None), ("soon", None), ("-3", None), ("1.5", None), ("\u0663", None),
-     ("Mon, 99 Jan 2001 00:00:00 GMT", None)],
+     ("Mon, 99 Jan 2001 00:00:00 GMT", None), ("Fri, 31 Dec 9999 23:59:59 -2359", None)],
 )  # fmt: skip
 def test_a_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | None) -> None:
     assert parse_retry_after(text) == seconds

@@ -734,7 +734,6 @@ def test_a_connection_that_is_closed_without_an_answer_is_told(
     [
         Answer(200, b"some da", length=9),
         Answer(200, b"", length=9),
-        Answer(200, b"nonsense", {"Content-Encoding": "gzip"}),
         Answer(200, b"9\r\nsome", {"Transfer-Encoding": "chunked"}, length=None),
     ],
 )
@@ -744,6 +743,14 @@ def test_a_download_that_breaks_off_is_not_taken_for_the_whole(
     collection.answers["GET"] = answer
     with pytest.raises(errors.StorageUnavailable, match=r"reading .*/dir/image broke off"):
         _read(storage, "image")
+
+
+def test_what_is_said_to_be_compressed_is_read_as_it_is(
+    storage: Storage, collection: Collection
+) -> None:
+    # as an Apache says by the end of a name
+    collection.answers["GET"] = Answer(200, b"nonsense", {"Content-Encoding": "gzip"})
+    assert _read(storage, "image.gz") == b"nonsense"
 
 
 def test_the_source_s_failure_passes_through_an_upload(storage: Storage) -> None:
