@@ -22,6 +22,7 @@ LOG = log.getLogger(__name__)
 MIB = 1024 * 1024
 DEFAULT_MEMORY = 512 * MIB
 _ERROR_TAIL = 2000
+_LONGEST_LINE = 16 * MIB
 _PIECE = 64 * 1024
 _VARIABLES = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 _KILLED_S = 10  # one that is stuck in the kernel ends later, or never
@@ -96,6 +97,8 @@ def lines(
             for piece in _pieces(child, deadline):
                 *whole, rest = (rest + piece).split("\n")
                 yield from whole
+                if len(rest) > _LONGEST_LINE:
+                    raise ProgramFailed(argv[0], "it prints a line that does not end")
     except TimeoutError as exc:
         raise ProgramFailed(argv[0], "it took longer than %g s" % timeout_s) from exc
     if rest:

@@ -169,3 +169,12 @@ def test_follow_stops_the_program_when_its_reader_fails(reason: type[BaseExcepti
 )
 def test_printable_keeps_text_and_strips_what_drives_a_terminal(text: str, expected: str) -> None:
     assert process.printable(text) == expected
+
+
+def test_a_line_that_does_not_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LONGEST_LINE", MIB)
+    taken = []
+    with pytest.raises(process.ProgramFailed, match="a line that does not end"):
+        for line in process.lines("sh", "-c", "echo first; exec tr '\\0' x < /dev/zero"):
+            taken.append(line)
+    assert taken == ["first"]
