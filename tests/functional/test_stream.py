@@ -93,6 +93,14 @@ def measure(disk: pathlib.Path, url: str) -> tuple[Any, int]:
     return json.loads(done.stdout), int(done.stderr.split()[-1])
 
 
+def say(what: str, found: Any, peak_kib: int) -> None:
+    # pytest -s shows what the documentation quotes
+    print(
+        "%s, %d MiB in use: %.0f s, %d MiB"
+        % (what, found["used"] // MIB, found["elapsed_s"], peak_kib // 1024)
+    )
+
+
 @contextlib.contextmanager
 def storage(kind: str, images: pathlib.Path) -> Iterator[str]:
     """Yield the URL of a directory, or of Apache on a link on which everything has to wait."""
@@ -119,6 +127,7 @@ def test_memory_is_bounded_whatever_the_disk(
     disks.run("mkfs.ext4", "-q", "-d", files, disk)
     with storage(kind, tmp_path / "images") as url:
         found, peak_kib = measure(disk, url)
+    say("%d GiB to %s" % (size >> 30, kind), found, peak_kib)
     assert found["used"] < 2 << 30
     assert found["bytes_read"] <= 1.02 * found["used"]
     # 320 MiB do not compress; the inode tables and the journal do; 16 MiB of L2 tables
@@ -151,6 +160,7 @@ def test_memory_is_bounded_in_however_many_pieces_it_is_used(
             file.write(table)
     with storage("file", tmp_path / "images") as url:
         found, peak_kib = measure(disk, url)
+    say("%d pieces to a file" % (clusters // 2), found, peak_kib)
     assert found["warnings"] == []
     assert found["used"] >= clusters * 256
     assert peak_kib <= 256 * 1024
