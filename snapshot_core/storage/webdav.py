@@ -249,10 +249,17 @@ class WebdavStorage(Storage):
     @contextlib.contextmanager
     def read(self, name: str) -> Iterator[Iterator[bytes]]:
         """See :meth:`.Storage.read`."""
-        with self._request("GET", name) as answer:
+        with contextlib.ExitStack() as stack:
+            answer = patience.wait_if_asked_to()(self._open, name, stack)
+            yield self._chunks(name, answer)
+
+    def _open(self, name: str, stack: contextlib.ExitStack) -> requests.Response:
+        with contextlib.ExitStack() as opening:
+            answer = opening.enter_context(self._request("GET", name))
             if answer.status_code != 200:
                 raise refusal(self.describe(name), answer)
-            yield self._chunks(name, answer)
+            stack.push(opening.pop_all())
+            return answer
 
     def _chunks(self, name: str, answer: requests.Response) -> Iterator[bytes]:
         try:
