@@ -4,9 +4,10 @@
 # As root, on Debian 12.
 
 BIN := .venv/bin
-PYTHON_TREES := snapshot_core ipa_snapshot conductor_client bench tests docs/conf.py setup.py
+PACKAGES := snapshot_core ipa_snapshot conductor_client
+PYTHON_TREES := $(PACKAGES) bench tests docs/conf.py setup.py
 
-.PHONY: bench demo test test-machine test-oldest lint docs ramdisk unit setup setup-test
+.PHONY: audit bench demo test test-machine test-oldest lint docs ramdisk unit setup setup-test
 
 # They wait more than they compute; each file's tests share what they have started.
 AT_ONCE := -n 3 --dist loadfile
@@ -45,8 +46,13 @@ lint: setup
 	$(BIN)/ruff format --check $(PYTHON_TREES)
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/bandit -q -c pyproject.toml -r $(PACKAGES)
 	$(BIN)/reno -q lint
 	$(BIN)/bashate -i E005,E006 tools/*.sh $$(grep -rlE "^#!/bin/bash" dib-elements tests/machine/elements)
+
+audit: setup                ## known vulnerabilities of what the tests run with; needs the network
+	$(BIN)/pip freeze --exclude-editable > .cache/audited.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r .cache/audited.txt
 
 docs: setup                 ## the documentation, into docs/_build/html
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

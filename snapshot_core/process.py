@@ -8,7 +8,7 @@ its memory, because most of them read a disk that a tenant wrote.
 import contextlib
 import os
 import selectors
-import subprocess
+import subprocess  # and nowhere else  # nosec B404
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -115,7 +115,7 @@ def background(*argv: str, memory: int = DEFAULT_MEMORY) -> Iterator[int]:
     """
     LOG.debug("Running %(argv)s", {"argv": argv})
     try:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # a list, and no shell  # nosec B603
             _limited(argv, memory),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -139,7 +139,7 @@ def _started(
     LOG.debug("Running %(argv)s", {"argv": argv})
     with tempfile.TemporaryFile() as errors:
         try:
-            child = subprocess.Popen(
+            child = subprocess.Popen(  # a list, and no shell  # nosec B603
                 _limited(argv, memory),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -162,7 +162,7 @@ def _started(
 
 
 def _pieces(child: "subprocess.Popen[bytes]", deadline: float | None = None) -> Iterator[str]:
-    assert child.stdout is not None  # noqa: S101 - Popen was given a pipe
+    assert child.stdout is not None  # Popen was given a pipe  # noqa: S101  # nosec B101
     output = child.stdout.fileno()
     # Not poll(): the eventlet of Ironic 26.1 takes it away.
     with selectors.DefaultSelector() as selector:

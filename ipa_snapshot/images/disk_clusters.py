@@ -103,7 +103,8 @@ class DiskClusters:
 
     def _compressed_size(self, index: int) -> int:
         pieces = self._geometry.cluster_size // self._piece
-        number = random.Random(index).randrange(pieces)  # noqa: S311 - the same in every run
+        # the same in every run
+        number = random.Random(index).randrange(pieces)  # noqa: S311  # nosec B311
         content = self._reader.read_piece(index * pieces + number, self._piece)
         return 0 if content is None else len(self._compress(content)) * pieces
 

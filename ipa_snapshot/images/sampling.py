@@ -38,7 +38,7 @@ def estimate(
     sizes: list[int] = []
     while True:
         count = max(1, min(max(_BATCH, len(sizes)), most - len(sizes)))
-        chance = random.Random(len(sizes))  # noqa: S311 - the same in every run
+        chance = random.Random(len(sizes))  # the same in every run  # noqa: S311  # nosec B311
         sizes += measure(
             [left[int((n + chance.random()) * len(left) / count)] for n in range(count)]
         )
