@@ -65,7 +65,7 @@ class AgentSnapshot(SnapshotInterface):
     def validate(self, task: TaskManager) -> None:
         """See Ironic's BaseInterface."""
         try:
-            Settings.read(CONF).access()
+            Settings.read(CONF).check()
         except errors.InvalidRequest as exc:
             raise exception.InvalidParameterValue(str(exc)) from exc
 

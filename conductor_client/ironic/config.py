@@ -126,6 +126,14 @@ class Settings:
         section: Mapping[str, Any] = conf[GROUP]
         return cls(**{option.name: section[option.name] for option in OPTIONS})
 
+    def check(self) -> None:
+        """Make sure that what the section says can work, while the machine still runs.
+
+        :raises: InvalidRequest
+        """
+        self.agent_access("a-node", "an-image")
+        self.encryption_key()
+
     def access(self) -> StorageAccess:
         """Return how this side reaches the storage; the account is read anew each time.
 

@@ -47,7 +47,7 @@ def prepare(task: Task, _on_progress: OnProgress) -> None:
     :raises: InvalidRequest, ImageNotQueued, UploadFailed, StorageUnavailable, WriteFailed
     """
     task.record.check_options()
-    task.settings.encryption_key()
+    task.settings.check()
     image = Image.read(task.connect(), task.record.image_ref)
     image.check_access(task.projects)
     image.check_queued()

@@ -104,7 +104,7 @@ def test_a_key_and_an_account_exclude_each_other(accounts: dict[str, str]) -> No
         storage_token_key_file=accounts["machine"],
     )
     with pytest.raises(errors.InvalidRequest, match="take one out"):
-        found.agent_access("a-node", "an-image")
+        found.check()
 
 
 def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
@@ -113,7 +113,16 @@ def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
     key.write_text("secret")
     found = settings(storage_url="https://storage.example/images", storage_token_key_file=str(key))
     with pytest.raises(errors.InvalidRequest, match="32 to 128 letters and digits"):
-        found.agent_access("a-node", "an-image")
+        found.check()
+
+
+def test_a_key_of_another_kind_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text("secret")
+    found = settings(storage_url="https://storage.example/images", encryption_key_file=str(key))
+    with pytest.raises(errors.InvalidRequest, match="not a private key"):
+        found.check()
 
 
 def test_the_agent_gets_the_authorities_themselves(tmp_path: Path) -> None:
