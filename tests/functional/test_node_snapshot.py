@@ -28,6 +28,7 @@ from tests.lab.machines import (
     recording,
     wait_until,
 )
+from tests.lab.releases import RELEASES
 
 Deploy = Callable[..., Machine]
 
@@ -183,6 +184,35 @@ def test_an_upload_that_failed_is_resumed_without_a_new_capture(
     assert result["sha512"] == sha512(glance.images / ref)
     assert storage.names() == []
     assert machine.hardware() == [*THERE, *AND_BACK]
+
+
+def test_a_runbook_with_the_step_takes_a_snapshot(
+    machine: Machine, storage: Storage, ironic: Ironic
+) -> None:
+    name, node = "CUSTOM_SNAPSHOT", machine.node.uuid
+    # As the documentation shows it.
+    steps = '[{"interface": "deploy", "step": "snapshot", "args": {}, "order": 1}]'
+    if tuple(map(int, RELEASES.api.split("."))) < (1, 112):
+        made = [
+            ("runbook", "create", "--name", name, "--steps", steps),
+            ("runbook", "set", name, "--public", "true"),
+        ]
+    else:
+        made = [
+            ("runbook", "create", "--name", name, "--public", "true", "--steps", steps),
+            ("runbook", "trait", "add", name, name),
+        ]
+    used = [("node", "add", "trait", node, name), ("node", "service", node, "--runbook", name)]
+    for command in (*made, *used):
+        done = ironic.openstack("baremetal", *command)
+        assert done.returncode == 0, done.stderr
+    with machine.ramdisk():
+        machine.node.wait_for("active")
+    collection, image, manifest = storage.names()
+    assert (collection, manifest) == (node, image + ".json")
+    told = json.loads((storage.document_root / manifest).read_text())
+    assert told["checksum"]["value"] == sha512(storage.document_root / image)
+    assert machine.at_home()
 
 
 def test_an_encrypted_image_is_read_by_the_holder_of_the_key_alone(
