@@ -57,7 +57,7 @@ class DavfsWriter(Writer):
     def _mounted(self, destination: Destination, size: int, meter: Meter) -> Iterator[Path]:
         davfs2.check(destination)
         with (
-            tempfile.TemporaryDirectory(prefix="ipa-snapshot-davfs2-") as private,
+            _private_directory() as private,
             mounts.mounted(
                 "tmpfs", "tmpfs", davfs2.cache_mount_options(size), davfs2.CACHE_PARENT
             ) as cache,
@@ -72,6 +72,15 @@ class DavfsWriter(Writer):
                 upload.attach(directory)
                 yield directory
                 upload.begin(directory / destination.part)
+
+
+def _private_directory() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="ipa-snapshot-davfs2-")
+    except OSError as exc:
+        raise errors.NotEnoughMemory(
+            "there is no temporary directory for davfs2's configuration: %s" % exc
+        ) from exc
 
 
 def _cache_size(source: Source, meter: Meter) -> int:

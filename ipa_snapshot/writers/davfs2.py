@@ -77,7 +77,15 @@ def write_config(private: Path, cache: Path, size: int, destination: Destination
     """Write davfs2's configuration and secrets into the ``private`` directory.
 
     :returns: the path of the configuration.
+    :raises: NotEnoughMemory if there is no room for them.
     """
+    try:
+        return _write_config(private, cache, size, destination)
+    except OSError as exc:
+        raise errors.NotEnoughMemory("davfs2's configuration cannot be written: %s" % exc) from exc
+
+
+def _write_config(private: Path, cache: Path, size: int, destination: Destination) -> Path:
     lines = _CONFIG % {
         "cache": cache, "cache_mib": size >> 20, "secrets": private / "secrets",
     }  # fmt: skip
@@ -138,8 +146,18 @@ class UploadWatch:
         self._daemon = _find_daemon(mount_point)
 
     def begin(self, file: Path) -> None:
-        """Watch the upload of a ``file`` of the mount, from now until the end of the ``with``."""
-        total = file.stat().st_size
+        """Watch the upload of a ``file`` of the mount, from now until the end of the ``with``.
+
+        :raises: WriteFailed if there is no such file any more.
+        """
+        try:
+            total = file.stat().st_size
+        except OSError as exc:
+            # It may upload before it is unmounted, and drops what a server without space refused.
+            raise errors.WriteFailed(
+                "davfs2 gave %s up: %s; see the server's log, and whether it has space"
+                % (file.name, exc.strerror)
+            ) from exc
         self._meter.phase("upload", total)
         if self._daemon is not None:
             self._thread = threading.Thread(
