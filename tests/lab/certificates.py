@@ -2,6 +2,7 @@
 """Make a certificate authority and a server certificate that exist for one test."""
 
 import dataclasses
+import datetime
 import pathlib
 
 import trustme
@@ -16,10 +17,16 @@ class Certificates:
     key: pathlib.Path
 
 
-def issue(directory: pathlib.Path, *names: str) -> Certificates:
-    """Write a new authority and a certificate for ``names`` (127.0.0.1 and localhost) to files."""
+def issue(directory: pathlib.Path, *names: str, expired: bool = False) -> Certificates:
+    """Write a new authority and a certificate for ``names`` (127.0.0.1 and localhost) to files.
+
+    :param expired: the certificate was good until yesterday.
+    """
     authority = trustme.CA()
-    leaf = authority.issue_cert(*(names or ("127.0.0.1", "localhost")))
+    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    leaf = authority.issue_cert(
+        *(names or ("127.0.0.1", "localhost")), not_after=yesterday if expired else None
+    )
     made = Certificates(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
     authority.cert_pem.write_to_path(made.cacert)
     made.cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))

@@ -33,10 +33,11 @@ class CuttingProxy:
         """How many connections are still to be cut."""
         return len(self._cuts)
 
-    def cut(self, connections: int) -> None:
-        """Cut so many connections from now on, each as soon as its client has sent something."""
+    def cut(self, connections: int, after: int = 1) -> None:
+        """Cut so many connections from now on, each when its client has sent so many bytes."""
         with self._lock:
-            self._cuts += [1] * connections
+            self._passed = 0
+            self._cuts += [after] * connections
 
     def __enter__(self) -> Self:
         self._accepting.start()
@@ -62,9 +63,9 @@ class CuttingProxy:
     def _forward(self, source: socket.socket, sink: socket.socket, count: bool) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(_BLOCK):
-                sink.sendall(block)
                 if count and self._is_over(len(block)):
                     break
+                sink.sendall(block)
         # Wakes the other direction's thread too; the last of the two to end closes the sockets.
         for end in (source, sink):
             with contextlib.suppress(OSError):
