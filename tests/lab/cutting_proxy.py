@@ -54,11 +54,19 @@ class CuttingProxy:
             while True:
                 client = self._listener.accept()[0]
                 self.connections += 1
-                server = socket.create_connection(("127.0.0.1", self._target))
-                for source, sink, count in ((client, server, True), (server, client, False)):
-                    threading.Thread(
-                        target=self._forward, args=(source, sink, count), daemon=True
-                    ).start()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        # Closed as soon as it is cut: a sender whose peer only stopped reading would wait.
+        with (
+            client,
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._target)) as server,
+        ):
+            back = threading.Thread(target=self._forward, args=(server, client, False), daemon=True)
+            back.start()
+            self._forward(client, server, True)
+            back.join()
 
     def _forward(self, source: socket.socket, sink: socket.socket, count: bool) -> None:
         with contextlib.suppress(OSError):
@@ -66,7 +74,7 @@ class CuttingProxy:
                 if count and self._is_over(len(block)):
                     break
                 sink.sendall(block)
-        # Wakes the other direction's thread too; the last of the two to end closes the sockets.
+        # Wakes the other direction's thread, too.
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
