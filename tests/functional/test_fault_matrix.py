@@ -342,7 +342,7 @@ def test_a_cut_of_60_s_is_outlived_in_parts_and_one_of_600_s_is_not(
     # that goes on.
     monkeypatch.setattr("snapshot_core.storage.connections.SENDING_S", 2)
     monkeypatch.setattr("snapshot_core.storage.webdav._TIMEOUT_S", (1.5, 3))
-    monkeypatch.setattr(patience, "OUTAGE_S", 6 if cut_s == 60 else 12)
+    monkeypatch.setattr(patience, "OUTAGE_S", 2 if cut_s == 60 else 12)
     scene = Scene(noise, apache.document_root)
     with links.slow("200mbit", "400ms"):
         watch = when_larger(apache.document_root / "image.part", 17 * MIB, wire.cut)
