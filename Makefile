@@ -7,7 +7,7 @@ BIN := .venv/bin
 PACKAGES := snapshot_core ipa_snapshot conductor_client
 PYTHON_TREES := $(PACKAGES) bench tests docs/conf.py setup.py
 
-.PHONY: audit bench demo test test-machine test-oldest lint docs ramdisk unit setup setup-test
+.PHONY: audit bench demo test test-lowest test-machine test-oldest lint docs ramdisk unit setup setup-test
 
 # They wait more than they compute; each file's tests share what they have started.
 AT_ONCE := -n 3 --dist loadfile
@@ -26,6 +26,13 @@ test-oldest: setup          ## those with an Ironic or an agent, on the oldest p
 	tools/setup.sh glance oldest
 	LAB_RELEASES=oldest $(BIN)/python -m pytest -q $(AT_ONCE) \
 	    $(OLDEST_TESTS:%=tests/functional/test_%.py)
+
+# Without those that import the agent, whose own requirements are higher.
+test-lowest: setup          ## the unit tests with the lower bounds of what is required
+	tools/setup.sh lowest
+	.venv-lowest/bin/python -m pytest -q $(AT_ONCE) tests/unit \
+	    --ignore=tests/unit/ipa_snapshot/extension \
+	    --ignore=tests/unit/ipa_snapshot/devices/test_root_device.py
 
 ramdisk: setup              ## the agent's ramdisk with the element, into .cache/ramdisk
 	tools/ramdisk.sh

@@ -4,9 +4,10 @@
 # Install what the demo and the tests need, on a Debian 12 machine, as root:
 # distribution packages by bindep, and the virtual environment .venv; for the tests with
 # servers also .venv-glance and .venv-ironic, MariaDB, and nfs-ganesha; for those with the oldest
-# Ironic and agent .venv-ironic-oldest and .venv-agent-oldest. What is there already is not done again.
+# Ironic and agent .venv-ironic-oldest and .venv-agent-oldest; .venv-lowest with the lower bounds of what is
+# required. What is there already is not done again.
 #
-# Usage: tools/setup.sh [glance] [ironic] [oldest] [ganesha]
+# Usage: tools/setup.sh [glance] [ironic] [oldest] [lowest] [ganesha]
 
 set -euo pipefail
 
@@ -141,6 +142,21 @@ function set_up_oldest {
     set_up_beside agent-oldest agent
 }
 
+# Without the agent, whose own requirements are higher, and which has set_up_oldest.
+function set_up_lowest {
+    local venv=.venv-lowest requirements=tests/lab/lowest-requirements.txt
+    is_newer $venv/.project $requirements setup.cfg setup.py pyproject.toml \
+        requirements.txt || return 0
+    [[ -d $venv ]] || make_venv $venv
+    say "installing the lower bounds of what is required into $venv (about a minute)"
+    {
+        sed -n 's/>=/==/p' requirements.txt
+        sed -n '/^conductor =/,/^test =/s/^ *\(.*\)>=/\1==/p' setup.cfg
+    } >$venv/bounds.txt
+    $venv/bin/pip install -q -c $venv/bounds.txt -r $requirements -e '.[conductor]'
+    touch $venv/.project
+}
+
 if [[ $EUID -ne 0 ]]; then
     say "loop devices, mounts and namespaces need root: run this as root"
     exit 1
@@ -154,9 +170,10 @@ for server; do
         glance) set_up_glance ;;
         ironic) set_up_ironic ;;
         oldest) set_up_oldest ;;
+        lowest) set_up_lowest ;;
         ganesha) set_up_ganesha ;;
         *)
-            say "there is no $server to set up: glance, ironic, oldest, ganesha"
+            say "there is no $server to set up: glance, ironic, oldest, lowest, ganesha"
             exit 1
             ;;
     esac
