@@ -176,9 +176,9 @@ def take_snapshot(
             partitions = (
                 written.used_map.partitions if written.used_map else list_partitions(source)
             )
-            storage.publish(
-                request.image_name, encrypted_size(written.size) if key else written.size
-            )
+            size = encrypted_size(written.size) if key else written.size
+            with storage.patiently():
+                storage.publish(request.image_name, size)
             undo.callback(storage.discard, manifest_name(request.image_name), request.image_name)
             result = SnapshotResult(
                 request.image_name, device, name, written, tuple(partitions),
@@ -204,8 +204,9 @@ def _write_manifest(storage: Storage, result: SnapshotResult) -> None:
     """Write the result beside the image, last of all: where it is, the image is whole."""
     manifest = json.dumps(result.to_wire(), indent=1).encode()
     name = result.image_name
-    storage.remove(manifest_name(name))  # which held the progress
-    storage.write_manifest(name, manifest)
+    with storage.patiently():
+        storage.remove(manifest_name(name))  # which held the progress
+        storage.write_manifest(name, manifest)
 
 
 def _check_size(device: BlockDevice, source: Source) -> None:

@@ -68,6 +68,10 @@ class Storage(ABC):
     def write(self, name: str, chunks: Iterable[bytes], length: int | None) -> None:
         """Store the ``chunks`` as the object ``name``; ``length`` is their size, if it is known."""
 
+    def write_small(self, name: str, content: bytes) -> None:
+        """Store the ``content`` as the object ``name``."""
+        self.write(name, [content], len(content))
+
     @abstractmethod
     def read(self, name: str) -> contextlib.AbstractContextManager[Iterator[bytes]]:
         """Return the object's bytes, as a context manager that yields chunks."""
@@ -84,6 +88,10 @@ class Storage(ABC):
     @abstractmethod
     def remove(self, name: str) -> None:
         """Remove the object ``name``; one that does not exist is no error."""
+
+    def patiently(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, what can be asked again is, while the storage is away: hours may be lost."""
+        return contextlib.nullcontext()
 
     def claim(self, name: str) -> None:
         """Make sure that ``name`` is free and can be written, and reserve it.
@@ -127,9 +135,9 @@ class Storage(ABC):
         """
         target = manifest_name(name)
         if self.part(name) == name:
-            self.write(target, [manifest], len(manifest))
+            self.write_small(target, manifest)
         else:
-            self.write(part_name(name), [manifest], len(manifest))
+            self.write_small(part_name(name), manifest)
             self.rename(part_name(name), target)
 
     def abandon(self, name: str) -> None:

@@ -49,6 +49,7 @@ class WebdavStorage(Storage):
     def __init__(self, location: Location, credentials: Credentials | None, trust: Trust) -> None:
         self._location = location
         self._moves = True
+        self._is_patient = False
         self._session = open_session(credentials, trust)
         self._claimed: set[str] = set()
 
@@ -57,6 +58,18 @@ class WebdavStorage(Storage):
 
     def __exit__(self, *_exc: object) -> None:
         self._session.close()
+
+    @contextlib.contextmanager
+    def patiently(self) -> Iterator[None]:
+        """See :meth:`.Storage.patiently`."""
+        self._is_patient = True
+        try:
+            yield
+        finally:
+            self._is_patient = False
+
+    def _repeating(self) -> tenacity.Retrying:
+        return patience.outlive_outages() if self._is_patient else patience.wait_if_asked_to()
 
     def describe(self, name: str) -> str:
         """See :meth:`.Storage.describe`."""
@@ -126,7 +139,7 @@ class WebdavStorage(Storage):
 
     def size(self, name: str) -> int | None:
         """See :meth:`.Storage.size`."""
-        return patience.wait_if_asked_to()(self._size, name)
+        return self._repeating()(self._size, name)
 
     def _size(self, name: str) -> int | None:
         # Apache 2.4 leaves the length of an empty object out of its answer to HEAD, not to GET.
@@ -145,7 +158,7 @@ class WebdavStorage(Storage):
 
     def exists(self, name: str) -> bool:
         """See :meth:`.Storage.exists`."""
-        return patience.wait_if_asked_to()(self._exists, name)
+        return self._repeating()(self._exists, name)
 
     def _exists(self, name: str) -> bool:
         # Not by the size: of an empty object Apache tells that only to who may read it.
@@ -187,6 +200,13 @@ class WebdavStorage(Storage):
         else:
             # without a length requests sends each chunk as one of the transfer encoding's
             self._put(name, chunks if length is None else Body(chunks, length))
+
+    def write_small(self, name: str, content: bytes) -> None:
+        """See :meth:`.Storage.write_small`."""
+        try:
+            self._repeating()(self._put, name, content)
+        except errors.StorageUnavailable as exc:
+            raise errors.WriteFailed("writing to the storage broke off: %s" % exc) from exc
 
     def _takes_ranges(self, name: str) -> bool:
         """Show by the content of the claimed object whether the server writes ranges into it.
@@ -273,12 +293,21 @@ class WebdavStorage(Storage):
 
     def rename(self, name: str, new_name: str) -> None:
         """See :meth:`.Storage.rename`."""
+        # One that got no answer may still be on its way, and let the next one find nothing.
+        doubtful: tuple[type[Exception], ...] = (patience.Away, _MayHaveMoved)
+
+        def attempt() -> None:
+            nonlocal doubtful
+            try:
+                self._move(name, new_name)
+            except doubtful as exc:
+                doubtful = (errors.SnapshotError,)
+                if not self._has_moved(name, new_name, patience.outlive_outages()):
+                    raise
+                LOG.warning("It was renamed all the same: %(reason)s", {"reason": exc})
+
         try:
-            self._move(name, new_name)
-        except (patience.Away, _MayHaveMoved) as exc:
-            if not self._has_moved(name, new_name, patience.outlive_outages()):
-                raise
-            LOG.warning("It was renamed all the same: %(reason)s", {"reason": exc})
+            patience.outlive_outages()(attempt)
         except KeyboardInterrupt:
             if self._has_moved(name, new_name, patience.wait_if_asked_to()):
                 self.discard(new_name)
@@ -307,6 +336,9 @@ class WebdavStorage(Storage):
 
     def remove(self, name: str) -> None:
         """See :meth:`.Storage.remove`."""
+        self._repeating()(self._remove, name)
+
+    def _remove(self, name: str) -> None:
         with self._request("DELETE", name) as answer:
             if answer.status_code != 404 and not succeeded(answer):
                 raise errors.WriteFailed(str(refusal(self.describe(name), answer)))

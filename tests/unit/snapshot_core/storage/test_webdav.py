@@ -231,9 +231,56 @@ def test_an_interrupt_meanwhile_leaves_nothing_under_the_new_name(serve: Serve) 
         assert collection.objects == {}
 
 
-def test_an_object_that_was_not_renamed_is_another_s_under_the_new_name(
-    storage: Storage, collection: Collection
+def test_an_image_gets_its_name_though_the_server_is_away_for_a_moment(
+    storage: Storage, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    collection.objects = {"image.part": b"data"}
+    away = iter(["MOVE", "HEAD", None])
+
+    def sleep(_seconds: float) -> None:
+        collection.answers.clear()
+        if method := next(away):
+            collection.answers[method] = Answer(None)
+
+    collection.answers["HEAD"] = Answer(None)
+    monkeypatch.setattr(patience, "sleep", sleep)
+    with storage.patiently():
+        storage.publish("image", 4)
+        assert collection.objects == {"image": b"data"}
+        assert next(away, "all") == "all"
+        away = iter(["PUT", "MOVE", None])
+        collection.answers["DELETE"] = Answer(None)
+        storage.remove("image.json")
+        storage.write_manifest("image", b"{}")
+    assert collection.objects == {"image": b"data", "image.json": b"{}"}
+    assert next(away, "all") == "all"
+
+
+def test_a_name_that_comes_late_is_found_by_the_next_try(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ComesLate(Collection):
+        def _move(self, name: str, request: Request) -> Answer:
+            if "image.part" not in self.objects:
+                return super()._move(name, request)
+            return Answer(None)
+
+    collection = ComesLate()
+    collection.objects = {"image.part": b"data"}
+
+    def sleep(_seconds: float) -> None:
+        collection.objects["image"] = collection.objects.pop("image.part")
+
+    monkeypatch.setattr(patience, "sleep", sleep)
+    with open_storage(Location.parse(serve(collection).url + "/dir")) as storage:
+        storage.rename("image.part", "image")
+    assert collection.objects == {"image": b"data"}
+
+
+def test_an_object_that_was_not_renamed_is_another_s_under_the_new_name(
+    storage: Storage, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "OUTAGE_S", 0)
     collection.objects = {"image.part": b"data", "image": b"other"}
     collection.answers["MOVE"] = Answer(None)
     with pytest.raises(errors.StorageUnavailable):
@@ -722,8 +769,10 @@ def test_a_host_that_cannot_be_is_unavailable(host: str) -> None:
     ],
 )
 def test_a_connection_that_is_closed_without_an_answer_is_told(
-    storage: Storage, collection: Collection, method: str, error: type[errors.SnapshotError]
-) -> None:
+    storage: Storage, collection: Collection, method: str, error: type[errors.SnapshotError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(patience, "OUTAGE_S", 0)
     collection.answers[method] = Answer(None)
     with pytest.raises(error, match="cannot be reached"):
         _operation(method, storage)
