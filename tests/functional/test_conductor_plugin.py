@@ -446,7 +446,8 @@ def test_as_many_machines_as_configured_are_captured_at_once_and_others_wait(
     nodes = [make_node() for _ in range(3)]
     images = [make_image(cloud) for _ in nodes]
     for node, image in zip(nodes, images, strict=True):
-        start(node, image, writer="dd")  # it lasts until the third ramdisk has booted, and longer
+        # it lasts until the third ramdisk has booted, and longer
+        start(node, image, compression="none")
     with contextlib.ExitStack() as ramdisks:
         with slowed_network():
             for node in nodes:

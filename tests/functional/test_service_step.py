@@ -179,7 +179,7 @@ def test_the_agent_lists_the_step_with_its_arguments(
         (listed,) = steps.list()["SnapshotHardwareManager"]
     assert listed.pop("argsinfo").keys() == {
         "image_name", "writer", "image_format", "compression", "bad_sectors", "expected_serial",
-        "expected_wwn", "image_ref", "keep_s", "url",
+        "expected_wwn", "encrypt_for", "image_ref", "keep_s", "url",
     }  # fmt: skip
     assert listed == {
         "step": "snapshot", "interface": "deploy", "priority": 0, "reboot_requested": False,
