@@ -4,6 +4,7 @@
 import pathlib
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -80,6 +81,17 @@ def test_a_storage_that_is_read_only_is_told_before_anything_is_sent(
     subprocess.run(["mount", "-o", "remount,rw", tiny], check=True)
 
 
+# When the image is published a server that is away is waited for, for two minutes and not for five
+# seconds.
+_IMPATIENT = """\
+import sys
+from ipa_snapshot import cli
+from snapshot_core.storage import patience
+patience.OUTAGE_S = 5
+sys.exit(cli.main())
+"""
+
+
 @WRITERS
 def test_a_server_that_is_killed_meanwhile_is_told_and_publishes_nothing(
     auth_file: pathlib.Path,
@@ -93,7 +105,7 @@ def test_a_server_that_is_killed_meanwhile_is_told_and_publishes_nothing(
     with disks.LoopDevice(disk.path) as loop, WsgiDav(store, USERNAME, PASSWORD) as running:
         dav = Dav(running.url, store, None)
         arguments = stream(dav, auth_file, "image", loop.path, "--writer", writer)
-        command = commands.start("ipa-snapshot", *arguments)
+        command = commands.start(sys.executable, "-c", _IMPATIENT, *arguments)
         wait_until_begun(dav)
         running.kill()
         outcome = commands.finish(command)
