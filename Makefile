@@ -7,26 +7,34 @@ BIN := .venv/bin
 PACKAGES := snapshot_core ipa_snapshot conductor_client
 PYTHON_TREES := $(PACKAGES) bench tests docs/conf.py setup.py
 
-.PHONY: audit bench demo test test-lowest test-machine test-oldest lint docs ramdisk unit setup setup-test
+.PHONY: audit bench demo test test-ironic test-lowest test-machine \
+    test-oldest lint docs ramdisk unit setup
 
 # They wait more than they compute; each file's tests share what they have started. As they are named, and not
 # the files with the most tests first: those are the quickest.
 AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 
-# The tests in which an Ironic or an agent takes part.
-OLDEST_TESTS := ironic_lab service_step node_snapshot node_failures node_reap states \
-    conductor_plugin whole_way
+# The tests in which an Ironic takes part, and those in which an Ironic or an agent does.
+IRONIC_TESTS := $(wildcard tests/functional/test_conductor_plugin*.py) \
+    $(patsubst %,tests/functional/test_%.py,ironic_lab limits node_failures node_plugin \
+        node_snapshot operators_guide states two_conductors)
+OLDEST_TESTS := $(patsubst %,tests/functional/test_%.py,ironic_lab service_step node_snapshot \
+    node_failures node_reap states conductor_plugin whole_way)
 
 demo: setup                 ## take a snapshot of a disk image, through a real agent
 	$(BIN)/python -m tests.lab.demo
 
-test: setup-test lint docs  ## all that can be checked without a machine
-	$(BIN)/python -m pytest -q $(AT_ONCE) tests/functional tests/unit
+test: setup lint docs       ## all that can be checked without an Ironic and a machine
+	tools/setup.sh glance
+	$(BIN)/python -m pytest -q $(AT_ONCE) tests/functional tests/unit $(IRONIC_TESTS:%=--ignore=%)
+
+test-ironic: setup          ## snapshots through a real Ironic, and its conductor's plug-in
+	tools/setup.sh glance ironic
+	$(BIN)/python -m pytest -q $(AT_ONCE) $(IRONIC_TESTS)
 
 test-oldest: setup          ## those with an Ironic or an agent, on the oldest pair
 	tools/setup.sh glance oldest
-	LAB_RELEASES=oldest $(BIN)/python -m pytest -q $(AT_ONCE) \
-	    $(OLDEST_TESTS:%=tests/functional/test_%.py)
+	LAB_RELEASES=oldest $(BIN)/python -m pytest -q $(AT_ONCE) $(OLDEST_TESTS)
 
 # Without those that import the agent, whose own requirements are higher.
 test-lowest: setup          ## the unit tests with the lower bounds of what is required
@@ -38,8 +46,8 @@ test-lowest: setup          ## the unit tests with the lower bounds of what is r
 ramdisk: setup              ## the agent's ramdisk with the element, into .cache/ramdisk
 	tools/ramdisk.sh
 
-test-machine: setup-test ramdisk   ## boot it, and what is restored, in emulated machines
-	tools/setup.sh ganesha
+test-machine: ramdisk       ## boot it, and what is restored, in emulated machines
+	tools/setup.sh glance ironic ganesha
 	$(BIN)/python -m tests.machine.debian_root
 	$(BIN)/python -m pytest -q tests/machine
 
@@ -67,6 +75,3 @@ docs: setup                 ## the documentation, into docs/_build/html
 
 setup:
 	tools/setup.sh
-
-setup-test:
-	tools/setup.sh glance ironic

@@ -185,10 +185,15 @@ NOT_RUN = (
 )
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+BY_ITSELF = "snapshots through a real Ironic: they take long, and make test-ironic runs them"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Say what these tests do not show."""
     terminalreporter.section("not run here, and why")
-    for line in NOT_RUN:
+    for line in (*NOT_RUN, *([BY_ITSELF] if config.getoption("ignore") else [])):
         terminalreporter.write_line("- " + line)
 
 
