@@ -6,6 +6,7 @@ import functools
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ironic_python_agent import errors as agent_errors
@@ -107,7 +108,14 @@ def _trust(cacert: str | None, insecure: bool) -> Iterator[Trust]:
     if cacert is None:
         yield Trust(insecure=insecure)
         return
-    with tempfile.NamedTemporaryFile("w", prefix="ipa-snapshot-ca-", suffix=".pem") as file:
-        file.write(cacert)
-        file.flush()
-        yield Trust(cacert=file.name)
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="ipa-snapshot-ca-"))
+            path = Path(directory, "ca.pem")
+            path.write_text(cacert, encoding="utf-8")
+        except OSError as exc:
+            raise errors.NotEnoughMemory(
+                "there is no room for the storage's certificates in %s: %s"
+                % (tempfile.gettempdir(), exc.strerror)
+            ) from exc
+        yield Trust(cacert=str(path))

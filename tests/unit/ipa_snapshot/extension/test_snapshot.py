@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,17 @@ def test_a_storage_that_is_away_is_told(image_file: Path) -> None:
     error = _failed([disk(str(image_file), 5 << 30)], writer="dd")
     assert error["type"] == "StorageUnavailable"
     assert "http://127.0.0.1:1/dir" in error["details"]
+
+
+def test_a_full_temporary_directory_is_told(
+    mount_tmpfs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = mount_tmpfs("size=64k")
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    error = _failed([SDA], cacert="-----BEGIN CERTIFICATE-----" + "x" * 100_000)
+    assert error["type"] == "NotEnoughMemory"
+    assert "no room for the storage's certificates in %s: No space" % directory in error["details"]
+    assert list(directory.iterdir()) == []
 
 
 @pytest.mark.parametrize("with_authority", [False, True])
