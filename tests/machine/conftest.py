@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab import certificates, namespaces, processes
+from tests.lab import certificates, disks, namespaces, processes
 from tests.lab.apache import Apache
 from tests.machine import ramdisk, tempting_disk
 from tests.machine.machine import STORAGE, Drive, Machine
@@ -59,10 +59,14 @@ def storage(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {STORAGE}\n")
     namespaces.cover("/etc/hosts", str(hosts))
-    with _NamedApache(tmp_path / "store", Storage.username, Storage.password) as server:
-        assert server.cacert is not None
-        url = f"https://{STORAGE}:{server.port}/snapshots"
-        yield Storage(url, server.cacert, server.document_root)
+    try:
+        with _NamedApache(tmp_path / "store", Storage.username, Storage.password) as server:
+            assert server.cacert is not None
+            url = f"https://{STORAGE}:{server.port}/snapshots"
+            yield Storage(url, server.cacert, server.document_root)
+    finally:
+        # A file that is gone, as that of a test that passed, cannot be covered again.
+        disks.run("umount", "/etc/hosts")
 
 
 class _NamedApache(Apache):
