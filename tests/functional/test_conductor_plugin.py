@@ -2,6 +2,7 @@
 """The plug-in in a real Ironic's conductor: snapshots by the step ``vendor.snapshot``."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -9,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,19 +21,17 @@ from conductor_client import errors
 from conductor_client.node import Record
 from conductor_client.reasons import why_failed
 from tests.functional.commands import finish
-from tests.functional.conftest import SERIAL, same_files
+from tests.functional.conftest import same_files
 from tests.functional.marks import needs_recovery
-from tests.lab import disks
-from tests.lab.agent import Agent, FakeDisk
-from tests.lab.apache import Apache
+from tests.lab import conductors, disks
+from tests.lab.agent import Agent
+from tests.lab.conductors import PROJECT
 from tests.lab.glance import Glance
 from tests.lab.ironic import DEFAULT_VENV, Ironic
-from tests.lab.nodes import Node, enrol
+from tests.lab.machines import SECRETS, SERIAL, Storage
+from tests.lab.nodes import Node
 from tests.lab.releases import RELEASES
 
-PROJECT = "lab-project"
-KEY = "ipa_snapshot"
-SECRETS = {"machine": "write-0nly s3cret", "conductor": "re4der s3cret"}
 # What a node goes through in a service with a step that waits.
 WHOLE_SERVICE = [
     ("active", "servicing"),
@@ -46,29 +44,10 @@ WHOLE_SERVICE = [
 WITHOUT_RAMDISK = [*WHOLE_SERVICE[:3], WHOLE_SERVICE[-1]]
 
 
-@dataclass(frozen=True)
-class Store:
-    """The storage with its two accounts, and the directory behind it."""
-
-    url: str
-    directory: pathlib.Path
-    cacert: str
-
-    def names(self, node: Node) -> list[str]:
-        """Return what is there of a node's; a collection that is empty counts for nothing."""
-        collection = self.directory / node.uuid
-        if not collection.exists():
-            return []
-        return sorted(path.name for path in collection.iterdir() if path.name != ".DAV")
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    directory = tmp_path_factory.mktemp("store")
-    with Apache(
-        directory, "conductor", SECRETS["conductor"], machine_password=SECRETS["machine"]
-    ) as running:
-        yield Store(running.url, directory, str(running.cacert))
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    with Storage(tmp_path_factory.mktemp("store")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +82,12 @@ def metrics() -> Iterator[Metrics]:
         yield Metrics(listening.getsockname()[1], listening)
 
 
-def write_account(directory: pathlib.Path, name: str) -> pathlib.Path:
-    account = directory / ("%s.yaml" % name)
-    account.touch(mode=0o600)
-    account.write_text("username: %s\npassword: '%s'\n" % (name, SECRETS[name]))
-    return account
-
-
 @pytest.fixture(scope="module")
 def ironic(
-    tmp_path_factory: pytest.TempPathFactory, store: Store, image_service: Glance, metrics: Metrics
+    tmp_path_factory: pytest.TempPathFactory,
+    store: Storage,
+    image_service: Glance,
+    metrics: Metrics,
 ) -> Iterator[Ironic]:
     """An Ironic with the plug-in, whose log and database hold no secret in the end."""
     directory = tmp_path_factory.mktemp("ironic")
@@ -137,8 +112,8 @@ backend = statsd
 statsd_host = 127.0.0.1
 statsd_port = %d
 """ % (
-        store.url, store.cacert, write_account(directory, "conductor"),
-        write_account(directory, "machine"), metrics.port,
+        store.url, store.cacert, store.account("conductor"), store.account("machine"),
+        metrics.port,
     )  # fmt: skip
     with Ironic(directory / "state", image_service.url, extra_config=config) as server:
         yield server
@@ -150,18 +125,7 @@ statsd_port = %d
 def make_node(ironic: Ironic) -> Callable[..., Node]:
     """Return a function that enrols a node of the project's, whose conductor takes snapshots."""
 
-    def make(owner: str = PROJECT) -> Node:
-        node = enrol(
-            ironic, "machine-%s" % uuid.uuid4(), vendor_interface="snapshot",
-            properties={"root_device": {"serial": SERIAL}},
-        )  # fmt: skip
-        # A server closes a connection that idles; over a slow network a client learns that late.
-        node.cloud.baremetal.connect_retries = 3
-        # Without Keystone an owner is refused at first, and taken later.
-        node.cloud.baremetal.update_node(node.uuid, owner=owner)
-        return node
-
-    return make
+    return functools.partial(conductors.enrol, ironic)
 
 
 @pytest.fixture
@@ -177,37 +141,10 @@ def make_image(cloud: Connection, **attributes: Any) -> str:
 @contextlib.contextmanager
 def ramdisk(node: Node, disk: disks.Disk) -> Iterator[Agent]:
     """Run the node's ramdisk, and then see that no log has a secret."""
-    node.wait_for("service wait")
-    with (
-        disks.LoopDevice(disk.path, read_only=True) as loop,
-        Agent([FakeDisk(loop.path, disk.size, serial=SERIAL)], lookup=node.lookup) as agent,
-    ):
+    with conductors.ramdisk(node, disk) as agent:
         yield agent
         log = agent.log.read_text(errors="replace")
     assert not [secret for secret in SECRETS.values() if secret in log]
-
-
-@contextlib.contextmanager
-def slowed_network() -> Iterator[None]:
-    """Let the loopback interface take 16 Mbit/s, so that there is time to see what goes on."""
-    command = ["tc", "qdisc", "add", "dev", "lo", "root", "tbf"]
-    subprocess.run([*command, "rate", "16mbit", "burst", "1mb", "latency", "400ms"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
-
-
-def start(node: Node, image: str, **options: str) -> None:
-    node.start_service(
-        {"interface": "vendor", "step": "snapshot", "args": {"image_ref": image, **options}}
-    )
-
-
-def upload_again(node: Node, image: str) -> None:
-    node.start_service(
-        {"interface": "vendor", "step": "upload_snapshot", "args": {"image_ref": image}}
-    )
 
 
 @contextlib.contextmanager
@@ -220,22 +157,10 @@ def ramdisk_if_booted(node: Node, disk: disks.Disk) -> Iterator[None]:
             yield
 
 
-def phase(node: Node) -> str | None:
-    book = node.record().driver_internal_info.get(KEY) or {}
-    found: str | None = (book.get("record") or {}).get("phase")
-    return found
-
-
-def wait_for_phase(node: Node, wanted: str) -> None:
-    node.wait_until("in the phase " + wanted, lambda _record: phase(node) == wanted)
-
-
-def nothing_is_left(node: Node, store: Store) -> None:
+def nothing_is_left(node: Node, store: Storage) -> None:
     """Wait until the node remembers nothing, and the storage has nothing of it."""
-    node.wait_until(
-        "without a snapshot", lambda record: KEY not in record.driver_internal_info, timeout_s=120
-    )
-    assert store.names(node) == []
+    conductors.wait_until_forgotten(node)
+    assert store.names_of(node.uuid) == []
 
 
 def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
@@ -249,11 +174,11 @@ def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
 
 
 def test_a_snapshot_goes_from_the_machine_into_the_image(
-    ironic: Ironic, make_node: Callable[..., Node], store: Store, image_service: Glance,
+    ironic: Ironic, make_node: Callable[..., Node], store: Storage, image_service: Glance,
     cloud: Connection, small_disk: disks.Disk, metrics: Metrics, tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
-    start(node, image, expected_serial=SERIAL)
+    conductors.request(node, "snapshot", image, expected_serial=SERIAL)
     with ramdisk(node, small_disk):
         after = node.wait_for("active")
     found = cloud.image.get_image(image)
@@ -262,7 +187,7 @@ def test_a_snapshot_goes_from_the_machine_into_the_image(
     assert same_files(small_disk, image_service.images / image, tmp_path)
     assert (after.power_state, after.last_error, after.is_maintenance) == ("power on", None, False)
     nothing_is_left(node, store)
-    assert not (store.directory / node.uuid).exists()
+    assert not (store.document_root / node.uuid).exists()
     assert changes(ironic, node) == WHOLE_SERVICE
     for text in ("requested", "capturing", "captured", "done"):
         assert any("into image %s: %s" % (image, text) in event for event in node.history())
@@ -272,7 +197,7 @@ def test_a_snapshot_goes_from_the_machine_into_the_image(
 
 
 def test_the_command_asks_the_conductor_and_waits_for_it(
-    ironic: Ironic, make_node: Callable[..., Node], store: Store, image_service: Glance,
+    ironic: Ironic, make_node: Callable[..., Node], store: Storage, image_service: Glance,
     cloud: Connection, small_disk: disks.Disk, tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
@@ -303,11 +228,11 @@ def service_failed(node: Node, timeout_s: float = 90) -> Record:
 
 
 def test_a_failure_in_the_agent_is_told_and_the_instance_is_back(
-    ironic: Ironic, make_node: Callable[..., Node], store: Store, cloud: Connection,
+    ironic: Ironic, make_node: Callable[..., Node], store: Storage, cloud: Connection,
     small_disk: disks.Disk,
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
-    start(node, image, expected_serial="another one")
+    conductors.request(node, "snapshot", image, expected_serial="another one")
     with ramdisk(node, small_disk):
         record = service_failed(node)
     error = why_failed(record)
@@ -324,10 +249,10 @@ def test_a_failure_in_the_agent_is_told_and_the_instance_is_back(
 
 
 def test_an_image_of_another_project_is_refused_before_the_agent_hears_of_it(
-    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk
+    make_node: Callable[..., Node], store: Storage, cloud: Connection, small_disk: disks.Disk
 ) -> None:
     node, image = make_node(owner="another-project"), make_image(cloud)
-    start(node, image)
+    conductors.request(node, "snapshot", image)
     with ramdisk(node, small_disk) as agent:
         record = service_failed(node)
         assert "stream_image" not in agent.log.read_text(errors="replace")
@@ -337,13 +262,13 @@ def test_an_image_of_another_project_is_refused_before_the_agent_hears_of_it(
 
 
 def test_a_format_that_is_a_path_removes_nothing_of_others(
-    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk
+    make_node: Callable[..., Node], store: Storage, cloud: Connection, small_disk: disks.Disk
 ) -> None:
     node, image = make_node(), make_image(cloud)
-    others = store.directory / "others" / "image.qcow2"
+    others = store.document_root / "others" / "image.qcow2"
     others.parent.mkdir()
     others.touch()
-    start(node, image, image_format="x/../../others")
+    conductors.request(node, "snapshot", image, image_format="x/../../others")
     with ramdisk(node, small_disk):
         record = service_failed(node)
     assert "InvalidRequest: the argument image_format is 'x/../../others'" in record.last_error
@@ -362,14 +287,14 @@ def delete(node: Node) -> None:
     pytest.param(delete, id="deleted", marks=needs_recovery),
 ])  # fmt: skip
 def test_an_end_that_ironic_does_not_tell_stops_the_agent_and_leaves_nothing(
-    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk,
+    make_node: Callable[..., Node], store: Storage, cloud: Connection, small_disk: disks.Disk,
     slow_network: None, end: Callable[[Node], None],
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
-    start(node, image, writer="dd")
+    conductors.request(node, "snapshot", image, writer="dd")
     # The fake power leaves the agent alive, as a BMC does that lies.
     with ramdisk(node, small_disk) as agent:
-        wait_for_phase(node, "capturing")
+        conductors.wait_for_phase(node, "capturing")
         end(node)
         nothing_is_left(node, store)
         assert "is not wanted any more" in agent.log.read_text(errors="replace")
@@ -378,17 +303,17 @@ def test_an_end_that_ironic_does_not_tell_stops_the_agent_and_leaves_nothing(
 
 @pytest.mark.parametrize("moment", ["capturing", "uploading"])
 def test_a_snapshot_outlives_the_death_of_the_conductor(
-    ironic: Ironic, make_node: Callable[..., Node], store: Store, cloud: Connection,
+    ironic: Ironic, make_node: Callable[..., Node], store: Storage, cloud: Connection,
     image_service: Glance, small_disk: disks.Disk, tmp_path: pathlib.Path, moment: str,
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
-    start(node, image)
+    conductors.request(node, "snapshot", image)
     with ramdisk(node, small_disk):
-        with slowed_network():
-            wait_for_phase(node, moment)
+        with conductors.slowed_network():
+            conductors.wait_for_phase(node, moment)
             ironic.kill()
             ironic.start_again()
-            assert phase(node) == moment
+            assert conductors.phase_of(node.record()) == moment
         node.wait_for("active", timeout_s=120)
     assert cloud.image.get_image(image).status == "active"
     assert same_files(small_disk, image_service.images / image, tmp_path)
@@ -396,13 +321,13 @@ def test_a_snapshot_outlives_the_death_of_the_conductor(
 
 
 def test_an_agent_that_is_gone_fails_the_snapshot_and_the_instance_is_back(
-    make_node: Callable[..., Node], store: Store, cloud: Connection, small_disk: disks.Disk,
+    make_node: Callable[..., Node], store: Storage, cloud: Connection, small_disk: disks.Disk,
     slow_network: None,
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
-    start(node, image, writer="dd")
+    conductors.request(node, "snapshot", image, writer="dd")
     with ramdisk(node, small_disk) as agent:
-        wait_for_phase(node, "capturing")
+        conductors.wait_for_phase(node, "capturing")
         agent.kill()
         # Five minutes where Ironic has no patience of its own that would be shorter.
         record = service_failed(node, 90 if RELEASES.times_out else 400)
@@ -411,21 +336,21 @@ def test_an_agent_that_is_gone_fails_the_snapshot_and_the_instance_is_back(
 
 
 def test_a_captured_image_waits_for_glance_and_is_uploaded_without_a_ramdisk(
-    ironic: Ironic, make_node: Callable[..., Node], store: Store, image_service: Glance,
+    ironic: Ironic, make_node: Callable[..., Node], store: Storage, image_service: Glance,
     cloud: Connection, small_disk: disks.Disk, tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
     node, image = make_node(), make_image(cloud)
-    start(node, image)
+    conductors.request(node, "snapshot", image)
     with ramdisk(node, small_disk):
-        wait_for_phase(node, "capturing")
+        conductors.wait_for_phase(node, "capturing")
         image_service.kill()
         record = service_failed(node)
     assert "UploadFailed" in record.last_error
     assert "upload_snapshot" in record.last_error
-    assert len(store.names(node)) == 2
+    assert len(store.names_of(node.uuid)) == 2
     image_service.start_again()
     before = len(changes(ironic, node))
-    upload_again(node, image)
+    conductors.request(node, "upload_snapshot", image)
     with ramdisk_if_booted(node, small_disk):
         node.wait_for("active")
     service = WITHOUT_RAMDISK if RELEASES.boots_if_needed else WHOLE_SERVICE
@@ -433,30 +358,30 @@ def test_a_captured_image_waits_for_glance_and_is_uploaded_without_a_ramdisk(
     assert same_files(small_disk, image_service.images / image, tmp_path)
     nothing_is_left(node, store)
 
-    upload_again(node, make_image(cloud))
+    conductors.request(node, "upload_snapshot", make_image(cloud))
     with ramdisk_if_booted(node, small_disk):
         record = service_failed(node)
     assert "no captured image of node %s was kept" % node.uuid in record.last_error
 
 
 def test_as_many_machines_as_configured_are_captured_at_once_and_others_wait(
-    make_node: Callable[..., Node], store: Store, image_service: Glance, cloud: Connection,
+    make_node: Callable[..., Node], store: Storage, image_service: Glance, cloud: Connection,
     small_disk: disks.Disk, tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
     nodes = [make_node() for _ in range(3)]
     images = [make_image(cloud) for _ in nodes]
     for node, image in zip(nodes, images, strict=True):
         # it lasts until the third ramdisk has booted, and longer
-        start(node, image, compression="none")
+        conductors.request(node, "snapshot", image, compression="none")
     with contextlib.ExitStack() as ramdisks:
-        with slowed_network():
+        with conductors.slowed_network():
             for node in nodes:
                 ramdisks.enter_context(ramdisk(node, small_disk))
             for _look in range(5):
                 nodes[0].wait_until(
                     "captured with another one while the third waits",
                     lambda _record: (
-                        sorted(phase(node) or "" for node in nodes)
+                        sorted(conductors.phase_of(node.record()) or "" for node in nodes)
                         == ["capturing", "capturing", "requested"]
                     ),
                 )

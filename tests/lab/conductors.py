@@ -66,7 +66,7 @@ class Backends:
 
     def names(self, node: Node) -> list[str]:
         """Return what the storage has of a node's."""
-        return [name for name in self.storage.names() if name.startswith(node.uuid + "/")]
+        return self.storage.names_of(node.uuid)
 
 
 @contextlib.contextmanager
@@ -81,14 +81,16 @@ def backends(directory: pathlib.Path) -> Iterator[Backends]:
         yield Backends(storage, glance, gate)
 
 
-def enrol(ironic: Ironic, **attributes: Any) -> Node:
-    """Enrol a node of the project's, whose conductor takes snapshots."""
+def enrol(ironic: Ironic, owner: str = PROJECT, **attributes: Any) -> Node:
+    """Enrol a node of a project's, whose conductor takes snapshots."""
     node = nodes.enrol(
         ironic, "machine-%s" % uuid.uuid4(), vendor_interface="snapshot",
         properties={"root_device": {"serial": SERIAL}}, **attributes,
     )  # fmt: skip
+    # A server closes a connection that idles; over a slow network a client learns that late.
+    node.cloud.baremetal.connect_retries = 3
     # Without Keystone an owner is refused at first, and taken later.
-    node.cloud.baremetal.update_node(node.uuid, owner=PROJECT)
+    node.cloud.baremetal.update_node(node.uuid, owner=owner)
     return node
 
 

@@ -71,6 +71,10 @@ class Storage(Apache):
             if ".DAV" not in path.parts
         )
 
+    def names_of(self, node: str) -> list[str]:
+        """Return what it holds of a node's, by its UUID; an empty collection counts for nothing."""
+        return [name for name in self.names() if name.startswith(node + "/")]
+
 
 class Machine:
     """A machine that Ironic deployed, with one disk."""
