@@ -20,7 +20,7 @@ from oslo_log import log
 
 from conductor_client import errors
 from snapshot_core.credentials import Credentials, Trust, is_untrusted
-from snapshot_core.encryption import METHOD, PublicKey
+from snapshot_core.encryption import PublicKey
 from snapshot_core.process import printable
 from snapshot_core.progress import Progress
 from snapshot_core.session import Session
@@ -77,10 +77,11 @@ class Captured:
         try:
             if not isinstance(raw, Mapping) or raw["checksum"]["algorithm"] != "sha512":
                 raise ValueError("no sha512 checksum")
+            encryption = raw.get("encryption")
             captured = cls(
                 str(raw["image_name"]), raw["disk_format"], raw["virtual_size"], raw["size"],
                 raw["checksum"]["value"], raw.get("lost", {}).get("bytes", 0),
-                _parse_encryption(raw.get("encryption")), raw,
+                None if encryption is None else PublicKey.from_wire(encryption), raw,
             )  # fmt: skip
             if captured.disk_format not in ("qcow2", "raw"):
                 raise ValueError("unknown disk_format")
@@ -96,14 +97,6 @@ class Captured:
         ) as exc:  # fmt: skip
             raise errors.CommandFailed("an unusable result", str(exc)) from exc
         return captured
-
-
-def _parse_encryption(raw: Any) -> PublicKey | None:
-    if raw is None:
-        return None
-    if raw["method"] != METHOD:
-        raise ValueError("unknown encryption")
-    return PublicKey.parse(raw["public_key"])
 
 
 @dataclass(frozen=True)

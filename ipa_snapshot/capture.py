@@ -21,7 +21,7 @@ from ipa_snapshot.progress_object import ProgressObject
 from ipa_snapshot.request import SnapshotRequest
 from ipa_snapshot.writers import base as writers
 from snapshot_core.credentials import Trust
-from snapshot_core.encryption import METHOD, PublicKey, encrypted_size
+from snapshot_core.encryption import PublicKey, encrypted_size
 from snapshot_core.location import Location, manifest_name, stop_name
 from snapshot_core.progress import Meter, OnProgress, Progress
 from snapshot_core.storage import open_storage
@@ -102,7 +102,7 @@ class SnapshotResult:
             "virtual_size": self.device.size,
             "size": self.written.size,
             "checksum": {"algorithm": "sha512", "value": self.written.sha512},
-            **self._encryption(),
+            **({"encryption": self.encrypted_for.to_wire()} if self.encrypted_for else {}),
             "device": self.device.to_wire(),
             # A writer that knows no free blocks takes all for used.
             "used": used_map.extents.total if used_map else self.device.size,
@@ -115,11 +115,6 @@ class SnapshotResult:
             "warnings": [*(used_map.warnings if used_map else ()), *self._losses()],
             "elapsed_s": round(self.elapsed_s, 3),
         }
-
-    def _encryption(self) -> dict[str, Any]:
-        if self.encrypted_for is None:
-            return {}
-        return {"encryption": {"method": METHOD, "public_key": str(self.encrypted_for)}}
 
     def _losses(self) -> list[str]:
         if not self.lost:

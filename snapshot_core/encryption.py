@@ -16,7 +16,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from snapshot_core import errors
 from snapshot_core.credentials import read_secret_file
 
-METHOD = "x25519-aes256gcm"
+_METHOD = "x25519-aes256gcm"
 _MAGIC = b"ipa-snapshot-1\r\n"
 _KEY_SIZE = 32
 _HEADER_SIZE = len(_MAGIC) + _KEY_SIZE
@@ -57,6 +57,20 @@ class PublicKey:
                 "%r is not a public key: expected the 32 bytes of an X25519 key in base64" % (text,)
             )
         return cls(raw)
+
+    @classmethod
+    def from_wire(cls, raw: Any) -> Self:
+        """Read the ``encryption`` of a manifest, which :meth:`to_wire` returned.
+
+        :raises: KeyError, TypeError, ValueError, InvalidRequest
+        """
+        if raw["method"] != _METHOD:
+            raise ValueError("unknown encryption")
+        return cls.parse(raw["public_key"])
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return what a manifest says of an image that was encrypted."""
+        return {"method": _METHOD, "public_key": str(self)}
 
     def __str__(self) -> str:
         return base64.b64encode(self.raw).decode()

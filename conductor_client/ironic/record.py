@@ -204,5 +204,5 @@ def _captured_to_wire(captured: Captured) -> dict[str, Any]:
         "size": captured.size,
         "checksum": {"algorithm": "sha512", "value": captured.sha512},
         "lost": {"bytes": captured.lost},
-        "encryption": captured.raw.get("encryption"),
+        "encryption": captured.encrypted_for.to_wire() if captured.encrypted_for else None,
     }

@@ -10,14 +10,19 @@ from conductor_client import errors
 from conductor_client.agent import Captured
 from conductor_client.delivery import CaptureOptions
 from conductor_client.ironic.record import Book, Leftover, Phase, Record, UnreadableRecord
+from snapshot_core.encryption import PublicKey
 from tests.unit.conductor_client.fake_agent import result_about
 
 NOW = 1_790_000_000
 IMAGE = "8e0d5c5e-6b1f-4c39-9f3f-0f5a9d1c7b11"
 NEW = Record.new(IMAGE, CaptureOptions(writer="dd", expected_serial="S"), NOW)
+KEY = PublicKey(bytes(range(32)))
 CAPTURED = Captured.parse(
-    result_about("image", b"data", lost={"bytes": 512, "extents": [[0, 512]]}, partitions=["much"])
-)
+    result_about(
+        "image", b"data", lost={"bytes": 512, "extents": [[0, 512]]}, partitions=["much"],
+        encryption={**KEY.to_wire(), "more": "much"},
+    )
+)  # fmt: skip
 
 RAW = (Book(NEW).to_wire() or {})["record"]
 
@@ -38,6 +43,7 @@ def test_of_the_agent_s_result_what_the_delivery_needs_comes_back() -> None:
     assert found is not None
     assert (found.size, found.sha512, found.lost) == (4, CAPTURED.sha512, 512)
     assert (found.disk_format, found.virtual_size) == ("qcow2", 1024)
+    assert found.encrypted_for == KEY
     assert "much" not in json.dumps(book.to_wire())
 
 
