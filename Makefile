@@ -10,8 +10,8 @@ PYTHON_TREES := $(PACKAGES) bench tests docs/conf.py setup.py
 .PHONY: audit bench demo test test-ironic test-lowest test-machine \
     test-oldest lint docs ramdisk unit setup
 
-# They wait more than they compute; each file's tests share what they have started. As they are named, and not
-# the files with the most tests first: those are the quickest.
+# One more than there are cores, since some wait; each file's tests share what they have started. As they are
+# named, and not the files with the most tests first: those are the quickest.
 AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 
 # The tests in which an Ironic takes part, and those in which an Ironic or an agent does.

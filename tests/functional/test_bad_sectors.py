@@ -7,14 +7,12 @@ The disk is a FUSE file of nbdkit's, which fails reads of the sectors that the t
 import contextlib
 import pathlib
 import random
-import subprocess
-import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.functional import commands
 from tests.functional.conftest import identical
+from tests.lab.fuse_disk import fuse_disk
 
 SIZE = 24 << 20
 BAD = (5 * 512, 9_000_000 // 4096 * 4096, (20 << 20) - 4096)
@@ -30,28 +28,13 @@ dd if=%s iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none
 """
 
 
-@contextlib.contextmanager
-def bad_disk(content: pathlib.Path, directory: pathlib.Path) -> Iterator[pathlib.Path]:
+def bad_disk(
+    content: pathlib.Path, directory: pathlib.Path
+) -> contextlib.AbstractContextManager[pathlib.Path]:
     """Show the content as a file of which three places cannot be read."""
-    disk = directory / "disk"
-    disk.touch()
-    bad = " ".join(str(offset) for offset in BAD)
-    fuse = subprocess.Popen(
-        ["nbdfuse", "--readonly", disk, "--command", "nbdkit", "--single", "--exit-with-parent",
-         "eval", "get_size=echo %d" % content.stat().st_size, "pread=" + _PREAD % (bad, content)],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 20
-        while disk.stat().st_size != content.stat().st_size:
-            assert fuse.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield disk
-    finally:
-        subprocess.run(["fusermount3", "-u", disk], check=False)
-        fuse.terminate()
-        fuse.wait(20)
+    bad, size = " ".join(str(offset) for offset in BAD), content.stat().st_size
+    pread = "pread=" + _PREAD % (bad, content)
+    return fuse_disk(directory, size, "eval", "get_size=echo %d" % size, pread)
 
 
 @pytest.fixture

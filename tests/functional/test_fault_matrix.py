@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import pathlib
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from tests.lab.agent import Agent, FakeDisk
 from tests.lab.apache import Apache
 from tests.lab.cutting_proxy import CuttingProxy
 from tests.lab.false_answers import FalseAnswers
+from tests.lab.fuse_disk import fuse_disk
 from tests.lab.glance import Glance
 from tests.lab.wsgidav_server import WsgiDav
 
@@ -385,27 +385,14 @@ def test_a_reset_in_each_phase_costs_a_part_or_the_snapshot(
 # The disk
 
 
-@contextlib.contextmanager
-def slow_disk(content: pathlib.Path, directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Show the content as a file that is read with 10 MB/s; it vanishes if nbdfuse is killed."""
-    disk = directory / "disk"
-    disk.touch()
-    fuse = subprocess.Popen(
-        ["nbdfuse", "--readonly", disk, "--command", "nbdkit", "--single", "--exit-with-parent",
-         "--filter=rate", "file", content, "rate=80M", "burstiness=0.1"],
-        stderr=subprocess.DEVNULL,
+def slow_disk(
+    content: pathlib.Path, directory: pathlib.Path
+) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """Show the content as a file that is read with 10 MB/s."""
+    return fuse_disk(
+        directory, content.stat().st_size,
+        "--filter=rate", "file", content, "rate=80M", "burstiness=0.1",
     )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 20
-        while disk.stat().st_size != content.stat().st_size:
-            assert fuse.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield disk
-    finally:
-        subprocess.run(["fusermount3", "-uz", disk], check=True)
-        fuse.kill()
-        fuse.wait(20)
 
 
 def vanish(disk: pathlib.Path) -> None:

@@ -156,11 +156,9 @@ def test_two_nodes_at_once_do_not_disturb_each_other(
     assert storage.names() == []
 
 
-def test_an_upload_that_failed_is_resumed_without_a_new_capture(
-    machine: Machine, storage: Storage, glance: Glance
-) -> None:
-    ref = image(glance)
-    command = machine.snapshot("--image", ref)
+def fail_to_upload(machine: Machine, glance: Glance, *arguments: object) -> str:
+    """Take a snapshot while Glance is away; return the name of the image that was kept."""
+    command = machine.snapshot(*arguments)
     with machine.ramdisk():
         glance.kill()
         try:
@@ -168,8 +166,16 @@ def test_an_upload_that_failed_is_resumed_without_a_new_capture(
         finally:
             glance.start_again()
     assert outcome.code == 1
-    (name,) = re.findall("--resume (\\S+)", outcome.err)
     assert "UploadFailed: " in outcome.err
+    (name,) = re.findall("--resume (\\S+)", outcome.err)
+    return str(name)
+
+
+def test_an_upload_that_failed_is_resumed_without_a_new_capture(
+    machine: Machine, storage: Storage, glance: Glance
+) -> None:
+    ref = image(glance)
+    name = fail_to_upload(machine, glance, "--image", ref)
     assert machine.node.record().provision_state == "active"
     assert machine.hardware() == [*THERE, *AND_BACK]
     kept = "%s/%s" % (machine.node.uuid, name)
@@ -223,14 +229,7 @@ def test_an_encrypted_image_is_read_by_the_holder_of_the_key_alone(
     disks.run("openssl", "genpkey", "-algorithm", "X25519", "-out", key)
     key.chmod(0o600)
     ref = image(glance)
-    command = machine.snapshot("--image", ref, "--encryption-key-file", str(key))
-    with machine.ramdisk():
-        glance.kill()
-        try:
-            outcome = finish(command)
-        finally:
-            glance.start_again()
-    (name,) = re.findall("--resume (\\S+)", outcome.err)
+    name = fail_to_upload(machine, glance, "--image", ref, "--encryption-key-file", key)
     stored = (storage.document_root / machine.node.uuid / name).read_bytes()
     assert b"QFI\xfb" not in stored
 

@@ -4,29 +4,23 @@
 import contextlib
 import socket
 import threading
-from typing import Self
 
-_BLOCK = 64 * 1024
+from tests.lab.proxy import BLOCK, Proxy, end
 
 
-class CuttingProxy:
+class CuttingProxy(Proxy):
     """Forwards to ``port``, and cuts as many connections as ``cuts`` has numbers, one by one.
 
     Each number is how many bytes of a client's, counted from the cut before, are let through.
 
-    :ivar port: where it listens.
     :ivar connections: how many there were.
     """
 
     def __init__(self, port: int, *cuts: int) -> None:
+        super().__init__(port)
         self.connections = 0
-        self._target = port
         self._cuts = list(cuts)
         self._passed = 0
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._accepting = threading.Thread(target=self._accept)
 
     @property
     def cuts_left(self) -> int:
@@ -39,29 +33,14 @@ class CuttingProxy:
             self._passed = 0
             self._cuts += [after] * connections
 
-    def __enter__(self) -> Self:
-        self._accepting.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # close() alone would leave accept() waiting
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._accepting.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                self.connections += 1
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
     def _serve(self, client: socket.socket) -> None:
+        with self._lock:
+            self.connections += 1
         # Closed as soon as it is cut: a sender whose peer only stopped reading would wait.
         with (
             client,
             contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self._target)) as server,
+            self._connect() as server,
         ):
             back = threading.Thread(target=self._forward, args=(server, client, False), daemon=True)
             back.start()
@@ -70,14 +49,11 @@ class CuttingProxy:
 
     def _forward(self, source: socket.socket, sink: socket.socket, count: bool) -> None:
         with contextlib.suppress(OSError):
-            while block := source.recv(_BLOCK):
+            while block := source.recv(BLOCK):
                 if count and self._is_over(len(block)):
                     break
                 sink.sendall(block)
-        # Wakes the other direction's thread, too.
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        end(source, sink)
 
     def _is_over(self, size: int) -> bool:
         with self._lock:

@@ -5,19 +5,17 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from typing import Self
 
-_BLOCK = 64 * 1024
+from tests.lab.proxy import BLOCK, Proxy, end
 
 
-class FalseAnswers:
+class FalseAnswers(Proxy):
     """Forwards to the plain HTTP server at ``port``, and interferes when that answered a PUT.
 
     It looks at the PUTs of one ``path``. The first ``spared`` of them are left alone. What the
     server answers to the next one is when all of its bytes were taken: then ``then`` is called,
     and the client is told ``status``, if that is given, in place of the answer.
 
-    :ivar port: where it listens.
     :ivar seen: how many PUTs of the path were answered.
     """
 
@@ -30,53 +28,31 @@ class FalseAnswers:
         status: int | None = None,
         then: Callable[[], object] = lambda: None,
     ) -> None:
+        super().__init__(port)
         self.seen = 0
-        self._target = port
         self._request = b"PUT %s HTTP/" % path.encode()
         self._spared = spared
         self._status = status
         self._then = then
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._accepting = threading.Thread(target=self._accept)
-
-    def __enter__(self) -> Self:
-        self._accepting.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # close() alone would leave accept() waiting
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._accepting.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         put = threading.Event()
         with (
             contextlib.suppress(OSError),
             client,
-            socket.create_connection(("127.0.0.1", self._target)) as server,
+            self._connect() as server,
         ):
             there = threading.Thread(target=self._to_server, args=(client, server, put))
             there.start()
             self._to_client(server, client, put)
-            for end in (server, client):
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+            end(server, client)
             there.join()
 
     def _to_server(
         self, client: socket.socket, server: socket.socket, put: threading.Event
     ) -> None:
         with contextlib.suppress(OSError):
-            while block := client.recv(_BLOCK):
+            while block := client.recv(BLOCK):
                 # Clients send a head by itself, and wait for the answer to the request before.
                 if block.startswith(self._request):
                     put.set()
@@ -87,7 +63,7 @@ class FalseAnswers:
     def _to_client(
         self, server: socket.socket, client: socket.socket, put: threading.Event
     ) -> None:
-        while block := server.recv(_BLOCK):
+        while block := server.recv(BLOCK):
             # 100: not the answer yet
             if put.is_set() and not block.startswith(b"HTTP/1.1 100"):
                 put.clear()

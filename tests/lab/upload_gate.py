@@ -7,9 +7,9 @@ import email.parser
 import re
 import socket
 import threading
-from typing import Self
 
-_BLOCK = 64 * 1024
+from tests.lab.proxy import BLOCK, Proxy, end
+
 _HEAD_END = b"\r\n\r\n"
 _UPLOAD = re.compile(rb"PUT /v2/images/([0-9a-f-]{36})/file ")
 
@@ -37,7 +37,7 @@ class Upload:
         self._free.wait()
 
 
-class UploadGate:
+class UploadGate(Proxy):
     """Forwards to the Glance that listens on ``port`` while the context lasts.
 
     Glance closes a connection after its answer, so that each has one request.
@@ -51,26 +51,16 @@ class UploadGate:
     """
 
     def __init__(self, port: int) -> None:
+        super().__init__(port)
         self.refusing = False
         self.holding = False
         self.flipping = False
         self.uploads: list[Upload] = []
         self.most_at_once = 0
-        self._target = port
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = "http://127.0.0.1:%d" % self._listener.getsockname()[1]
-        self._accepting = threading.Thread(target=self._accept)
+        self.url = "http://127.0.0.1:%d" % self.port
 
-    def __enter__(self) -> Self:
-        self._accepting.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # close() alone would leave accept() waiting
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._accepting.join()
-        self._listener.close()
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
         self.open()
 
     def open(self) -> None:
@@ -85,15 +75,9 @@ class UploadGate:
         with self._lock:
             self.uploads, self.most_at_once = [], 0
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
-            block = client.recv(_BLOCK)
+            block = client.recv(BLOCK)
             found = _UPLOAD.match(block)
             if not block or (found and self.refusing):
                 return
@@ -102,10 +86,10 @@ class UploadGate:
             upload = self._begin(found[1].decode(), _headers(block)) if found else None
             if upload is not None:
                 upload.wait()
-            with socket.create_connection(("127.0.0.1", self._target)) as server:
+            with self._connect() as server:
                 server.sendall(block)
                 if upload is not None and self.flipping:
-                    server.sendall(_flipped(client.recv(_BLOCK)))
+                    server.sendall(_flipped(client.recv(BLOCK)))
                 back = threading.Thread(target=self._answer, args=(server, client, upload))
                 back.start()
                 _forward(client, server)
@@ -123,7 +107,7 @@ class UploadGate:
 
     def _answer(self, server: socket.socket, client: socket.socket, upload: Upload | None) -> None:
         with contextlib.suppress(OSError):
-            answer = server.recv(_BLOCK)
+            answer = server.recv(BLOCK)
             if upload is not None:
                 # Before the client hears of it, and may begin another one.
                 with self._lock:
@@ -133,7 +117,7 @@ class UploadGate:
 
 
 def _whole_head(block: bytes, client: socket.socket) -> bytes:
-    while _HEAD_END not in block and (more := client.recv(_BLOCK)):
+    while _HEAD_END not in block and (more := client.recv(BLOCK)):
         block += more
     return block
 
@@ -150,9 +134,6 @@ def _flipped(block: bytes) -> bytes:
 
 def _forward(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        while block := source.recv(_BLOCK):
+        while block := source.recv(BLOCK):
             sink.sendall(block)
-    # Wakes the other direction's thread, too.
-    for end in (source, sink):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+    end(source, sink)

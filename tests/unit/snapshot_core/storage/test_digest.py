@@ -107,9 +107,8 @@ def assert_the_password_is_not_sent(server: AnsweringServer) -> None:
     assert not any("s3cret" in header or basic in header for header in sent)
 
 
-def test_a_part_is_sent_again_to_a_server_that_was_restarted(serve: Serve) -> None:
-    respond = WithDigest(1000)
-    with open_with(serve(respond)) as storage:
+def assert_stored_over_a_restart(server: AnsweringServer, respond: WithDigest) -> None:
+    with open_with(server) as storage:
         storage.claim("image")
 
         def until_it_restarts() -> Iterator[bytes]:
@@ -119,6 +118,11 @@ def test_a_part_is_sent_again_to_a_server_that_was_restarted(serve: Serve) -> No
 
         storage.write("image.part", until_it_restarts(), len(IMAGE))
     assert respond.collection.objects == {"image.part": IMAGE}
+
+
+def test_a_part_is_sent_again_to_a_server_that_was_restarted(serve: Serve) -> None:
+    respond = WithDigest(1000)
+    assert_stored_over_a_restart(serve(respond), respond)
 
 
 def test_a_server_that_breaks_off_at_an_old_answer_is_asked_for_a_new_challenge(
@@ -130,16 +134,7 @@ def test_a_server_that_breaks_off_at_an_old_answer_is_asked_for_a_new_challenge(
         answer = respond(request)
         return Answer(None) if answer.status == 401 and request.body else answer
 
-    with open_with(serve(impatient)) as storage:
-        storage.claim("image")
-
-        def until_it_restarts() -> Iterator[bytes]:
-            yield IMAGE[:100]
-            respond.restart()
-            yield IMAGE[100:]
-
-        storage.write("image.part", until_it_restarts(), len(IMAGE))
-    assert respond.collection.objects == {"image.part": IMAGE}
+    assert_stored_over_a_restart(serve(impatient), respond)
 
 
 def test_a_wrong_password_is_told_and_not_tried_for_ever(serve: Serve) -> None:
