@@ -43,8 +43,9 @@ class Campaign:
             }
 
     def __iter__(self) -> Iterator[Flips]:
-        yield from list(self._corpus.values())
-        deadline, rounds = time.monotonic() + self._seconds, 0
+        deadline, kept = time.monotonic() + self._seconds, list(self._corpus.values())
+        yield from kept
+        rounds = len(kept)
         while time.monotonic() < deadline or rounds < _LEAST:
             rounds += 1
             yield tuple(self._draw() for _ in range(self._numbers.choice([1, 1, 2, 5, 30])))
