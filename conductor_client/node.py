@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib import parse
 
 import openstack.exceptions
@@ -41,7 +41,8 @@ class Record:
 
     ``steps`` are those of the service that runs or failed. They and ``last_error`` are None where
     this account is not shown them. ``snapshot`` is the last one that the conductor's plug-in took
-    or takes, and ``projects`` are those whose images it may go into.
+    or takes, and ``projects`` are those whose images it may go into. ``image_ref`` is that of the
+    snapshot that goes on, if it is known.
     """
 
     uuid: str
@@ -59,6 +60,7 @@ class Record:
     projects: frozenset[str]
     steps: tuple[Mapping[str, Any], ...] | None
     snapshot: SnapshotRecord | None
+    image_ref: str | None
 
     @property
     def free(self) -> bool:
@@ -75,6 +77,7 @@ class Record:
             if not isinstance(raw, Mapping):
                 raise ValueError("no object")
             info = raw.get("driver_internal_info") or {}
+            snapshot = _snapshot(info)
             return cls(
                 uuid=str(raw["uuid"]),
                 name=str(raw.get("name") or raw["uuid"]),
@@ -94,7 +97,9 @@ class Record:
                     (raw.get("instance_info") or {}).get("project_id"),
                 ),
                 steps=_steps(info),
-                snapshot=_snapshot(info),
+                snapshot=snapshot,
+                image_ref=info.get("snapshot_image_ref")
+                or (snapshot.image_ref if snapshot else None),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise errors.IronicUnavailable("what Ironic tells of the node is unusable") from exc
@@ -105,6 +110,24 @@ class Record:
         True also where that is not shown.
         """
         return self.steps is None or any(step.get("args") == arguments for step in self.steps)
+
+
+class Provision(Protocol):
+    """What a node is asked for, that changes its provision state.
+
+    :ivar version: of the API, which knows it; ``body`` is what is sent.
+    :ivar failed_state: in which the node is after its failure.
+    """
+
+    @property
+    def version(self) -> str: ...  # noqa: D102
+    @property
+    def failed_state(self) -> str: ...  # noqa: D102
+    @property
+    def body(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def may_be_in(self, record: Record) -> bool:
+        """Tell whether the node is in it, or in its failure; True also if that is not shown."""
 
 
 class Node:
@@ -142,19 +165,32 @@ class Node:
             if isinstance(found.get(name), Mapping) and found[name].get("result") is False
         ]
 
-    def start_service(self, step: Mapping[str, Any]) -> None:
-        """Ask for a service with one step; not repeated when no answer comes.
+    def has_interface(self, name: str, version: str) -> bool:
+        """Tell whether an implementation of a hardware interface, other than none, is chosen.
+
+        :param version: of the API, which shows the interface.
+        :raises: IronicUnavailable
+        """
+        field = "%s_interface" % name
+        try:
+            found = self._request("GET", "?fields=" + field, version=version)
+        except errors.NodeNotReady:
+            return False  # This Ironic has no such interface.
+        chosen = found.get(field) if isinstance(found, Mapping) else None
+        return chosen not in (None, "no-" + name)
+
+    def provision(self, asked: Provision) -> None:
+        """Ask for a change of the provision state; not repeated when no answer comes.
 
         :raises: NodeNotReady, IronicUnavailable
         """
-        body = {"target": "service", "service_steps": [step]}
         try:
-            self._request("PUT", "/states/provision", body)
+            self._request("PUT", "/states/provision", asked.body, asked.version)
         except _Away:
             record = self.read()
-            if record.provision_state == states.ACTIVE or not record.may_be_in_step(step["args"]):
+            if record.provision_state == states.ACTIVE or not asked.may_be_in(record):
                 raise
-            LOG.info("Ironic has started the service, although its answer was lost")
+            LOG.info("Ironic has started it, although its answer was lost")
 
     def abort(self) -> None:
         """Ask Ironic to abort the service, or to recover from its failure."""
@@ -172,20 +208,22 @@ class Node:
         body = {"target": target, **({"timeout": timeout_s} if timeout_s else {})}
         self._request("PUT", "/states/power", body)
 
-    def _request(self, method: str, path: str, body: object = None) -> object:
+    def _request(
+        self, method: str, path: str, body: object = None, version: str = API_VERSION
+    ) -> object:
         url = "/nodes/%s%s" % (parse.quote(self.ident, safe=""), path)
         try:
             # The connection asks the API for its versions, when it is first used.
             answer = self._connection.baremetal.request(
-                url, method, json=body, microversion=API_VERSION, raise_exc=False
+                url, method, json=body, microversion=version, raise_exc=False
             )
         except _API_ERRORS as exc:
             raise _Away("Ironic does not answer: %s" % exc) from exc
         if answer.status_code in (200, 202, 204):
             return answer.json() if answer.content else None
-        raise self._refusal(answer)
+        raise self._refusal(answer, version)
 
-    def _refusal(self, answer: Any) -> errors.SnapshotError:
+    def _refusal(self, answer: Any, version: str) -> errors.SnapshotError:
         status, reason = answer.status_code, _fault(answer)
         if status in (401, 403):
             return errors.IronicUnavailable(
@@ -199,10 +237,7 @@ class Node:
             return errors.NodeNotReady(
                 "Ironic's API goes up to version %s, expected %s: service steps came with "
                 "Ironic 23.0"
-                % (
-                    answer.headers.get("X-OpenStack-Ironic-API-Maximum-Version", "unknown"),
-                    API_VERSION,
-                )
+                % (answer.headers.get("X-OpenStack-Ironic-API-Maximum-Version", "unknown"), version)
             )
         if status >= 500:
             return _Away("Ironic answers %d: %s" % (status, reason))

@@ -170,10 +170,19 @@ def _image(connection: Any, arguments: argparse.Namespace) -> Iterator[str]:
 
 def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.NodeSnapshot:
     name = delivery.new_image_name(arguments.image_format)
-    has_plugin = plugin.is_offered(Node(connection, arguments.node).read())
-    if not arguments.wait and not has_plugin:
+    options = sdk.CaptureOptions(
+        arguments.writer,
+        arguments.image_format,
+        arguments.compression,
+        arguments.expected_serial,
+        arguments.expected_wwn,
+        bad_sectors=arguments.bad_sectors,
+    )
+    node = Node(connection, arguments.node)
+    by_conductor = plugin.way(node, node.read(), image, options) is not None
+    if not arguments.wait and not by_conductor:
         _say("The conductor has no plug-in for snapshots: this command uploads, and so it waits.")
-    second = _CONDUCTOR_GOES_ON if has_plugin else _NODE_GOES_ON % (arguments.node, name)
+    second = _CONDUCTOR_GOES_ON if by_conductor else _NODE_GOES_ON % (arguments.node, name)
     with ProgressDisplay() as display, _Interrupts(arguments.node, second) as interrupts:
 
         def tell(progress: Progress) -> None:
@@ -184,22 +193,15 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
             connection,
             arguments.node,
             image=image,
-            storage=None if has_plugin else _storage(arguments),
-            options=sdk.CaptureOptions(
-                arguments.writer,
-                arguments.image_format,
-                arguments.compression,
-                arguments.expected_serial,
-                arguments.expected_wwn,
-                bad_sectors=arguments.bad_sectors,
-            ),
+            storage=None if by_conductor else _storage(arguments),
+            options=options,
             handling=sdk.Handling(
                 arguments.shutdown_timeout, arguments.timeout, arguments.leave_failed
             ),
             image_name=name,
             keep_for_retry=not arguments.discard_on_failure,
             keep_s=arguments.keep_s,
-            wait=arguments.wait or not has_plugin,
+            wait=arguments.wait or not by_conductor,
             work_dir=arguments.work_dir,
             on_progress=tell,
             encryption_key=PrivateKey.read_if_given(arguments.encryption_key_file),

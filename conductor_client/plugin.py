@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the conductor has the plug-in: only ask, and wait.
+"""Where the conductor takes snapshots itself: only ask, and wait.
 
 A node whose vendor interface is called ``snapshot`` offers the service steps ``snapshot``, which
-captures and uploads on the conductor's side, and ``upload_snapshot``, which uploads again.
+captures and uploads on the conductor's side, and ``upload_snapshot``, which uploads again. One with
+a ``snapshot_interface``, where Ironic knows that, has the specification's verb.
 """
 
 from typing import Any
@@ -12,7 +13,8 @@ from conductor_client.agent import Captured
 from conductor_client.delivery import CaptureOptions
 from conductor_client.ironic.image_access import Image
 from conductor_client.ironic.record import Phase
-from conductor_client.node import Record
+from conductor_client.node import Node, Provision, Record
+from conductor_client.provision import VERB_VERSION, ServiceStep, Verb
 from conductor_client.ramdisk_step import options_to_wire
 from conductor_client.service import STEP, UPLOAD_STEP, Service
 from snapshot_core.progress import Progress
@@ -40,15 +42,30 @@ def keeps(record: Record, image_name: str) -> bool:
     return kept.phase in (Phase.KEPT, Phase.UPLOADING)
 
 
-def step(image_ref: str, options: CaptureOptions) -> dict[str, Any]:
-    """Return the plug-in's service step that takes a snapshot."""
-    arguments = {"image_ref": image_ref, **options_to_wire(options)}
-    return {"interface": "vendor", "step": STEP, "args": arguments}
+def way(node: Node, record: Record, image_ref: str, options: CaptureOptions) -> Provision | None:
+    """Return what the conductor is to be asked for, or None if it takes no snapshots of this node.
+
+    The verb has no options, and does not lead out of a service that failed.
+
+    :param record: the node as it is.
+    :raises: InvalidRequest, IronicUnavailable
+    """
+    arguments = options_to_wire(options)
+    by_verb = not arguments and record.provision_state != states.SERVICE_FAILED
+    if by_verb and node.has_interface(_INTERFACE, VERB_VERSION):
+        return Verb(image_ref)
+    if is_offered(record):
+        return _vendor_step(STEP, image_ref=image_ref, **arguments)
+    return None
 
 
-def upload_step(image_ref: str) -> dict[str, Any]:
+def upload_step(image_ref: str) -> ServiceStep:
     """Return the plug-in's service step that uploads what was kept; it needs no ramdisk."""
-    return {"interface": "vendor", "step": UPLOAD_STEP, "args": {"image_ref": image_ref}}
+    return _vendor_step(UPLOAD_STEP, image_ref=image_ref)
+
+
+def _vendor_step(name: str, **arguments: Any) -> ServiceStep:
+    return ServiceStep({"interface": "vendor", "step": name, "args": arguments})
 
 
 def run(

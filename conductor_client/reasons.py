@@ -7,8 +7,12 @@ from conductor_client import errors
 from conductor_client.node import Record
 
 # "Service step deploy.snapshot failed on node <uuid>. DeviceNotFound: no disk ..."
-_OURS = re.compile(r"step \S*snapshot failed on node \S+\. (?P<word>[A-Z][A-Za-z]+): (?P<why>.+)",
-                   re.DOTALL)  # fmt: skip
+# "The snapshot of node <uuid> failed. DeviceNotFound: no disk ..."
+_OURS = re.compile(
+    r"(step \S*snapshot failed on node \S+|snapshot of node \S+ failed)"
+    r"\. (?P<word>[A-Z][A-Za-z]+): (?P<why>.+)",
+    re.DOTALL,
+)
 _SAYINGS = (
     (
         re.compile(r"does not support this service step"),
@@ -26,10 +30,10 @@ _SAYINGS = (
         "10.2 or later needs Ironic 29 or later",
     ),
     (
-        re.compile(r"Timeout reached while servicing"),
+        re.compile(r"Timeout reached while (servicing|waiting for the ramdisk)"),
         "the ramdisk did not report to Ironic in time: see the machine's console",
     ),
-    (re.compile(r"service operation was aborted"), "it was aborted"),
+    (re.compile(r"(service operation|snapshot) was aborted"), "it was aborted"),
 )
 
 

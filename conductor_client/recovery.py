@@ -24,9 +24,7 @@ _PATIENCE_S = 1800
 _NOTICE_S = 600
 # How much longer than a shutdown itself Ironic may take to say that it failed.
 _SLACK_S = 60
-_SERVICES = (
-    states.SERVICING, states.SERVICE_WAIT, states.SERVICE_FAILED, states.SERVICE_HOLD,
-)  # fmt: skip
+_SERVICES = (*states.AT_WORK, *states.FAILED)
 # How Ironic before 32.0 refuses to abort a service that failed.
 _NO_WAY_OUT = 'while it is in state "%s"' % states.SERVICE_FAILED
 POWER_ON, POWER_OFF = "power on", "power off"
@@ -49,7 +47,7 @@ def bring_back(
     began = time.monotonic()
     while time.monotonic() - began < _PATIENCE_S:
         record = node.read()
-        if leave_failed and record.provision_state == states.SERVICE_FAILED:
+        if leave_failed and record.provision_state in states.FAILED:
             raise errors.ServiceFailed(
                 "node %s is %s (%s) and is left so, as was asked"
                 % (record.name, record.provision_state, record.last_error or "no reason is given")
@@ -75,13 +73,14 @@ def _is_settled(node: Node, record: Record, *, patient: bool) -> bool:
             if record.fault != SERVICE_FAULT:
                 return True
             clear_service_fault(node, record)
-        case states.SERVICE_FAILED:
+        case states.SERVICE_FAILED | states.SNAPSHOT_FAILED:
             clear_service_fault(node, record)
             _abort(node, record)
-        case states.SERVICE_WAIT | states.SERVICE_HOLD if not patient:
-            _abort(node, record)
-        case states.SERVICE_WAIT | states.SERVICE_HOLD | states.SERVICING:
+        case states.SERVICING | states.SNAPSHOTTING:
             pass
+        case states.SERVICE_WAIT | states.SERVICE_HOLD | states.SNAPSHOT_WAIT:
+            if not patient:
+                _abort(node, record)
         case other:
             LOG.warning("Node %(node)s is %(state)s", {"node": record.name, "state": other})
             return True

@@ -21,6 +21,7 @@ from conductor_client.collection import remove_if_empty
 from conductor_client.delivery import CaptureOptions, Order, Snapshot
 from conductor_client.images import parse_image_ref
 from conductor_client.node import Node
+from conductor_client.provision import ServiceStep
 from conductor_client.ramdisk_step import ServiceCapture, read_manifest, step
 from conductor_client.service import Handling, Service
 from snapshot_core.encryption import PrivateKey
@@ -112,19 +113,20 @@ def snapshot_node(
     ironic_node = Node(connection, node)
     record = ironic_node.read()
     target = parse_image_ref(image, connection)
-    if plugin.is_offered(record):
+    if asked := plugin.way(ironic_node, record, image, options):
         if encryption_key is not None:
             raise errors.InvalidRequest(
                 "the conductor has the plug-in, and encrypts if its [snapshot]encryption_key_file "
                 "is set: do not give a key"
             )
-        service = Service(ironic_node, plugin.step(image, options), handling, on_progress)
+        service = Service(ironic_node, asked, handling, on_progress)
         warnings = plugin.run(service, connection, image, wait=wait)
         state = states.ACTIVE if wait else states.SNAPSHOTTING
         return NodeSnapshot(record.uuid, image, state, service.consistency, None, tuple(warnings))
     options = delivery.encrypting(options, encryption_key)
     name = check_image_name(image_name or delivery.new_image_name(options.image_format))
-    service = Service(ironic_node, step(name, options, image, keep_s), handling, on_progress)
+    asked = ServiceStep(step(name, options, image, keep_s))
+    service = Service(ironic_node, asked, handling, on_progress)
     with _collection(storage, record.uuid) as opened:
         order = Order(
             opened, "%s/%s" % (record.uuid, name), image, target, options.image_format,

@@ -2,9 +2,8 @@
 """A service of one node in Ironic: started, watched, and the instance brought back after it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from oslo_log import log
 
@@ -13,6 +12,7 @@ from conductor_client.delivery import TIMEOUT_S
 from conductor_client.node import (
     SERVICE_FAULT,
     Node,
+    Provision,
     Record,
     clear_service_fault,
 )
@@ -48,14 +48,14 @@ class Handling:
 
 
 class Service:
-    """One service, with one step, of one node."""
+    """One service with a step, or one snapshot by the verb, of one node."""
 
     def __init__(
-        self, node: Node, step: Mapping[str, Any], handling: Handling,
+        self, node: Node, asked: Provision, handling: Handling,
         on_progress: OnProgress | None,
     ) -> None:  # fmt: skip
         self._node = node
-        self._step = step
+        self._asked = asked
         self._handling = handling
         #: Takes the progress.
         self.tell = on_progress or (lambda progress: None)
@@ -72,7 +72,7 @@ class Service:
         :raises: NodeNotReady, IronicUnavailable
         """
         self._before = record = self._read_free()
-        _check_state(record)
+        _check_state(record, self._asked)
         # Now, because Ironic looks at these only after the instance was shut down.
         if invalid := self._node.invalid_interfaces():
             raise errors.NodeNotReady(
@@ -105,7 +105,7 @@ class Service:
         try:
             self._prepare()
             self.tell(Progress("boot"))
-            self._node.start_service(self._step)
+            self._node.provision(self._asked)
         except errors.NodeNotReady:
             self._leave()
             raise
@@ -119,7 +119,7 @@ class Service:
     def _prepare(self) -> None:
         """Take away what blocks the service, or shut the instance down."""
         before = self.before
-        if before.provision_state == states.SERVICE_FAILED:
+        if before.provision_state in states.FAILED:
             clear_service_fault(self._node, before)
         elif self._was_off:
             self.consistency = "clean"
@@ -173,7 +173,7 @@ class Service:
             told = patience.ask(arrived, record)
             if told:
                 return
-            over = record.provision_state not in (states.SERVICING, states.SERVICE_WAIT)
+            over = record.provision_state not in states.WORKING
             if told is not None and over and record.free:
                 self.is_over = True
                 raise why_failed(record)
@@ -186,7 +186,7 @@ class Service:
             time.sleep(_POLL_S)
 
     def _is_ours(self, record: Record) -> bool:
-        return record.may_be_in_step(self._step["args"])
+        return self._asked.may_be_in(record)
 
     def _come_back_from_failure(self) -> None:
         for warning in self.come_back(finishing=False):
@@ -218,14 +218,14 @@ class Service:
         return []
 
 
-def _check_state(record: Record) -> None:
-    """Raise NodeNotReady unless a service can start from the node's state."""
-    failed = record.provision_state == states.SERVICE_FAILED
+def _check_state(record: Record, asked: Provision) -> None:
+    """Raise NodeNotReady unless it can start from the node's state."""
+    failed = record.provision_state == asked.failed_state
     if not failed and record.provision_state != states.ACTIVE:
         raise errors.NodeNotReady(
             "node %s is in the state %s, expected active" % (record.name, record.provision_state)
         )
-    if failed and not _may_be_ours(record):
+    if record.provision_state == states.SERVICE_FAILED and not _may_be_ours(record):
         raise errors.NodeNotReady(
             "node %s is in the state %s, and not because of a snapshot: recover it first"
             % (record.name, record.provision_state)

@@ -19,6 +19,13 @@ SERVICE_WAIT = "service wait"
 SERVICE_FAILED = "service failed"
 SERVICE_HOLD = "service hold"
 
+SNAPSHOT_STATES = (SNAPSHOTTING, SNAPSHOT_WAIT, SNAPSHOT_FAILED)
+# A snapshot, or what carries it, goes on in these, and may go on in those.
+WORKING = (SERVICING, SERVICE_WAIT, SNAPSHOTTING, SNAPSHOT_WAIT)
+AT_WORK = (*WORKING, SERVICE_HOLD)
+# In these it failed, and its instance may be down.
+FAILED = (SERVICE_FAILED, SNAPSHOT_FAILED)
+
 # While the agent works, Ironic shows `service wait` and not `servicing`: the step is an
 # asynchronous one. That counts as `snapshot wait`, too.
 _CARRIED_BY = {

@@ -13,24 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from ironic.common import exception
+from ironic.conductor.base_manager import BaseConductorManager
 from ironic.conductor.task_manager import TaskManager
 from ironic.conf import CONF
 from ironic.objects import Node
 
 from conductor_client import errors
 from conductor_client.delivery import CaptureOptions, check_captured, encrypting
-from conductor_client.ironic import config, glance, ledger, work
+from conductor_client.ironic import config, glance, ledger, periodic, work
 from conductor_client.ironic.agent_client import Listener
 from conductor_client.ironic.base import SnapshotInterface
-from conductor_client.ironic.carrier import ServiceCarrier
+from conductor_client.ironic.carrier import Carrier, StateCarrier
 from conductor_client.ironic.clean_up import CleanUp
 from conductor_client.ironic.clocks import Clocks
 from conductor_client.ironic.config import Settings
-from conductor_client.ironic.image_access import NotYet, projects_of
+from conductor_client.ironic.image_access import Image, NotYet, projects_of
 from conductor_client.ironic.jobs import Jobs
+from conductor_client.ironic.metrics import get_metrics_logger
 from conductor_client.ironic.record import Phase, Record
 
 config.register(CONF)
+METRICS = get_metrics_logger(__name__)
 
 _PURPOSE = "snapshot"
 # How long an image may take what this conductor does not send: Glance notices within minutes that
@@ -48,14 +51,14 @@ _KEEPING = (
 class AgentSnapshot(SnapshotInterface):
     """Sends the agent ``snapshot.stream_image``, follows it, and brings the image into Glance."""
 
-    def __init__(self, carrier: ServiceCarrier | None = None) -> None:
-        self._carrier = carrier or ServiceCarrier(self.interface_type, ("snapshot",))
+    def __init__(self, carrier: Carrier | None = None) -> None:
+        self._carrier = carrier or StateCarrier()
         self._listener = Listener()
         self._not_yet = Clocks()
         self._resumed = Clocks()
         self._preparations: Jobs[None] = Jobs()
         self._uploads: Jobs[None] = Jobs()
-        self._clean_up = CleanUp(self._carrier, self._forget)
+        self._clean_up = CleanUp(self._forget)
         self._emptied: Path | None = None
 
     def get_properties(self) -> dict[str, str]:
@@ -67,6 +70,17 @@ class AgentSnapshot(SnapshotInterface):
         try:
             Settings.read(CONF).check()
         except errors.InvalidRequest as exc:
+            raise exception.InvalidParameterValue(str(exc)) from exc
+
+    def validate_image_ref(self, task: TaskManager, image_ref: str) -> None:
+        """See :meth:`.SnapshotInterface.validate_image_ref`."""
+        try:
+            image = Image.read(glance.connect(), image_ref)
+            image.check_access(_projects(task.node))
+            image.check_queued()
+        except errors.UploadFailed as exc:
+            raise exception.ServiceUnavailable(str(exc)) from exc
+        except errors.SnapshotError as exc:
             raise exception.InvalidParameterValue(str(exc)) from exc
 
     def snapshot(self, task: TaskManager, image_ref: str, **options: Any) -> str:
@@ -118,6 +132,20 @@ class AgentSnapshot(SnapshotInterface):
     def clean_up(self, task: TaskManager) -> None:
         """See :meth:`.SnapshotInterface.clean_up`."""
         self._clean_up(task)
+
+    @METRICS.timer("AgentSnapshot.continue_snapshots")
+    @periodic.following(StateCarrier.wait_state)
+    def continue_snapshots(
+        self, task: TaskManager, _manager: BaseConductorManager, _context: Any
+    ) -> None:
+        """Take all snapshots that go on a step further."""
+        periodic.follow(self, task)
+
+    @METRICS.timer("AgentSnapshot.clean_up_snapshots")
+    @periodic.cleaning_up()
+    def clean_up_snapshots(self, manager: BaseConductorManager, context: Any) -> None:
+        """Clean up after snapshots that are over, in whatever state their nodes are."""
+        periodic.clean_up(self, manager, context)
 
     def _continue(self, task: TaskManager, record: Record) -> None:
         settings = Settings.read(CONF)
@@ -243,10 +271,9 @@ class AgentSnapshot(SnapshotInterface):
             if ended != found:
                 ledger.put(task, ended)
             if left_s := ended.kept_for_s(ledger.now(), Settings.read(CONF).retention):
-                message += (
-                    "; the captured image %s is kept for %d s: the step upload_snapshot uploads it"
-                    % (found.image_name, left_s)
-                )
+                message += "; the captured image %s is kept for %d s: %s uploads it" % (
+                    found.image_name, left_s, self._carrier.uploads_again,
+                )  # fmt: skip
             self._carrier.fail(task, message)
 
     def _fail_unread(self, task: TaskManager, error: errors.SnapshotError) -> None:
@@ -300,5 +327,8 @@ def _ended(record: Record, error: errors.SnapshotError) -> Record:
 
 
 def _work_task(node: Node, record: Record, settings: Settings) -> work.Task:
-    projects = projects_of(node.owner, node.lessee, node.instance_info.get("project_id"))
-    return work.Task(node.uuid, projects, record, settings, glance.connect)
+    return work.Task(node.uuid, _projects(node), record, settings, glance.connect)
+
+
+def _projects(node: Node) -> frozenset[str]:
+    return projects_of(node.owner, node.lessee, node.instance_info.get("project_id"))

@@ -1,56 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an unmodified Ironic carries a snapshot: as one step of a service.
+"""How Ironic carries a snapshot: as a step of a service, or in states of its own."""
 
-An Ironic with states of its own for snapshots needs another one of these, and nothing else here.
-"""
+from typing import Protocol
 
-from collections.abc import Collection
-
-from ironic.common import async_steps, states
+from ironic.common import async_steps
 from ironic.conductor import utils as manager_utils
 from ironic.conductor.task_manager import TaskManager
 from ironic.objects import Node
 
+from conductor_client import states
+
 FLAG_NO_RAMDISK = "service_disable_ramdisk"
+_INTERFACE = "vendor"
+_STEPS = ("snapshot", "upload_snapshot")
+# In driver_internal_info of a node that was asked for a snapshot and waits for its ramdisk.
+_NOT_BEGUN = "snapshot_image_ref"
+
+
+class Carrier(Protocol):
+    """One way.
+
+    :ivar wait_state: in which the node is while a snapshot goes on.
+    :ivar uploads_again: says what uploads a captured image that was kept.
+    """
+
+    wait_state: str
+    uploads_again: str
+
+    def is_running(self, node: Node) -> bool:
+        """Tell whether a snapshot runs on the node."""
+
+    def is_waiting(self, node: Node) -> bool:
+        """Tell whether the node waits for a snapshot to go on."""
+
+    def wait(self, task: TaskManager) -> str:
+        """Let the node wait; return the state in which it does."""
+
+    def resume(self, task: TaskManager) -> None:
+        """Let Ironic go on after the snapshot; the task has no lock and no node after this."""
+
+    def fail(self, task: TaskManager, message: str) -> None:
+        """Fail it, and bring the instance back; the task must have an exclusive lock."""
+
+    def note(self, task: TaskManager, event: str) -> None:
+        """Add an event to the node's history; the task must have an exclusive lock."""
 
 
 class ServiceCarrier:
-    """A service's step of one of these names, on one interface.
+    """A step of the vendor interface ``snapshot``, in a service: any Ironic has these."""
 
-    :ivar wait_state: in which the node is while a snapshot goes on.
-    """
-
-    wait_state = states.SERVICEWAIT
-
-    def __init__(self, interface: str, steps: Collection[str]) -> None:
-        self._interface = interface
-        self._steps = steps
+    wait_state = states.SERVICE_WAIT
+    uploads_again = "the step upload_snapshot"
 
     def is_running(self, node: Node) -> bool:
-        """Tell whether the node is in one of these steps."""
+        """See :meth:`.Carrier.is_running`."""
         step = node.service_step or {}
         return (
-            node.provision_state in (states.SERVICING, states.SERVICEWAIT)
-            and step.get("interface") == self._interface
-            and step.get("step") in self._steps
+            node.provision_state in (states.SERVICING, states.SERVICE_WAIT)
+            and step.get("interface") == _INTERFACE
+            and step.get("step") in _STEPS
         )
 
     def is_waiting(self, node: Node) -> bool:
-        """Tell whether the node waits for one of these steps to go on."""
-        return self.is_running(node) and node.provision_state == states.SERVICEWAIT
+        """See :meth:`.Carrier.is_waiting`."""
+        return self.is_running(node) and node.provision_state == self.wait_state
 
     def wait(self, task: TaskManager) -> str:
-        """Let the node wait; return the state that the step is to return."""
+        """See :meth:`.Carrier.wait`."""
         # Without the flag Ironic 39 takes each heartbeat for the step's end.
         async_steps.set_node_flags(task.node, polling=True)
-        return str(states.SERVICEWAIT)
+        return self.wait_state
 
     def resume(self, task: TaskManager) -> None:
-        """Let Ironic go on after the step; the task has no lock and no node after this."""
+        """See :meth:`.Carrier.resume`."""
         manager_utils.notify_conductor_resume_service(task)
 
     def fail(self, task: TaskManager, message: str) -> None:
-        """Fail the step, and bring the instance back; the task must have an exclusive lock."""
+        """See :meth:`.Carrier.fail`."""
         node = task.node
         step = "%s.%s" % (node.service_step.get("interface"), node.service_step.get("step"))
         text = "Service step %s failed on node %s. %s" % (step, node.uuid, message)
@@ -63,5 +89,51 @@ class ServiceCarrier:
         )  # fmt: skip
 
     def note(self, task: TaskManager, event: str) -> None:
-        """Add an event to the node's history; the task must have an exclusive lock."""
+        """See :meth:`.Carrier.note`."""
         manager_utils.node_history_record(task.node, event=event, event_type=states.SERVICING)
+
+
+class StateCarrier:
+    """The specification's own states: an Ironic that has the interface ``snapshot`` has these."""
+
+    wait_state = states.SNAPSHOT_WAIT
+    uploads_again = "'openstack baremetal node snapshot --resume' with access to the storage"
+
+    def is_running(self, node: Node) -> bool:
+        """See :meth:`.Carrier.is_running`."""
+        return (
+            node.provision_state in (states.SNAPSHOTTING, states.SNAPSHOT_WAIT)
+            and _NOT_BEGUN not in node.driver_internal_info
+        )
+
+    def is_waiting(self, node: Node) -> bool:
+        """See :meth:`.Carrier.is_waiting`."""
+        return self.is_running(node) and node.provision_state == self.wait_state
+
+    def wait(self, task: TaskManager) -> str:
+        """See :meth:`.Carrier.wait`."""
+        return self.wait_state
+
+    def resume(self, task: TaskManager) -> None:
+        """See :meth:`.Carrier.resume`."""
+        manager_utils.notify_conductor_resume_operation(task, "snapshot")
+
+    def fail(self, task: TaskManager, message: str) -> None:
+        """See :meth:`.Carrier.fail`."""
+        # Other Ironics do not have it.
+        from ironic.conductor import snapshots  # noqa: PLC0415
+
+        text = "The snapshot of node %s failed. %s" % (task.node.uuid, message)
+        snapshots.error_handler(task, text)
+
+    def note(self, task: TaskManager, event: str) -> None:
+        """See :meth:`.Carrier.note`."""
+        manager_utils.node_history_record(task.node, event=event, event_type=states.SNAPSHOTTING)
+
+
+_WAYS: tuple[Carrier, ...] = (ServiceCarrier(), StateCarrier())
+
+
+def is_running(node: Node) -> bool:
+    """Tell whether a snapshot runs on the node, in whichever way."""
+    return any(way.is_running(node) for way in _WAYS)

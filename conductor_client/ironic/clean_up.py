@@ -4,16 +4,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from ironic.common import states
 from ironic.conductor.task_manager import TaskManager
 from ironic.conf import CONF
 from ironic.objects import Node
 from oslo_log import log
 
-from conductor_client import errors
+from conductor_client import errors, states
 from conductor_client.collection import remove_if_empty
 from conductor_client.ironic import ledger, leftovers
-from conductor_client.ironic.carrier import ServiceCarrier
+from conductor_client.ironic.carrier import is_running
 from conductor_client.ironic.config import Settings
 from conductor_client.ironic.record import Book, Leftover, Phase
 
@@ -28,13 +27,12 @@ class CleanUp:
     :param forget: ends the work that goes on for the snapshot of this generation.
     """
 
-    def __init__(self, carrier: ServiceCarrier, forget: Callable[[str], None]) -> None:
-        self._carrier = carrier
+    def __init__(self, forget: Callable[[str], None]) -> None:
         self._forget = forget
 
     def __call__(self, task: TaskManager) -> None:
         """Take the next step; the task has a shared lock, and the node is in any state."""
-        if not self._carrier.is_running(task.node):
+        if not is_running(task.node):
             self._conclude(task)
         # At once: an agent that is at work does not know that nobody wants its image any more.
         if left := ledger.read(task.node).leftovers:
@@ -46,7 +44,7 @@ class CleanUp:
             return
         task.upgrade_lock(purpose=_PURPOSE)
         book = ledger.read_or_give_up(task.node)
-        if not self._carrier.is_running(task.node):
+        if not is_running(task.node):
             if book.record is not None:
                 self._forget(book.record.generation)
             ledger.write(task.node, self._after_the_service(book))
@@ -67,7 +65,7 @@ class CleanUp:
             access = Settings.read(CONF).access()
             with access.opened() as storage:
                 changes = leftovers.remove(storage, uuid, old, ledger.now())
-                if all(changes.get(one, one) is None for one in old) and not _in_service(task.node):
+                if all(changes.get(one, one) is None for one in old) and not _is_used(task.node):
                     remove_if_empty(access, storage, uuid)
         except errors.SnapshotError as exc:
             LOG.warning(
@@ -80,6 +78,6 @@ class CleanUp:
             ledger.write(task.node, ledger.read(task.node).cleaned(changes))
 
 
-def _in_service(node: Node) -> bool:
+def _is_used(node: Node) -> bool:
     """Tell whether a snapshot of any kind may use the node's collection now."""
-    return node.provision_state in (states.SERVICING, states.SERVICEWAIT, states.SERVICEHOLD)
+    return node.provision_state in states.AT_WORK

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The implementations ``fake`` and ``no-snapshot``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ironic.common import exception
-from ironic.conductor.task_manager import TaskManager
 
 from conductor_client.ironic.base import SnapshotInterface
+
+if TYPE_CHECKING:
+    from ironic.conductor.task_manager import TaskManager
 
 
 class FakeSnapshot(SnapshotInterface):
@@ -16,16 +18,16 @@ class FakeSnapshot(SnapshotInterface):
         """See Ironic's BaseInterface."""
         return {}
 
-    def validate(self, task: TaskManager) -> None:
+    def validate(self, task: "TaskManager") -> None:
         """See Ironic's BaseInterface."""
 
-    def snapshot(self, task: TaskManager, image_ref: str, **options: Any) -> None:
+    def snapshot(self, task: "TaskManager", image_ref: str, **options: Any) -> None:
         """See :meth:`.SnapshotInterface.snapshot`."""
 
-    def continue_snapshot(self, task: TaskManager) -> None:
+    def continue_snapshot(self, task: "TaskManager") -> None:
         """See :meth:`.SnapshotInterface.continue_snapshot`."""
 
-    def clean_up(self, task: TaskManager) -> None:
+    def clean_up(self, task: "TaskManager") -> None:
         """See :meth:`.SnapshotInterface.clean_up`."""
 
 
@@ -36,21 +38,21 @@ class NoSnapshot(SnapshotInterface):
         """See Ironic's BaseInterface."""
         return {}
 
-    def validate(self, task: TaskManager) -> None:
+    def validate(self, task: "TaskManager") -> None:
         """See Ironic's BaseInterface."""
         self._refuse(task)
 
-    def snapshot(self, task: TaskManager, image_ref: str, **options: Any) -> None:
+    def snapshot(self, task: "TaskManager", image_ref: str, **options: Any) -> None:
         """See :meth:`.SnapshotInterface.snapshot`."""
         self._refuse(task)
 
-    def continue_snapshot(self, task: TaskManager) -> None:
+    def continue_snapshot(self, task: "TaskManager") -> None:
         """See :meth:`.SnapshotInterface.continue_snapshot`."""
 
-    def clean_up(self, task: TaskManager) -> None:
+    def clean_up(self, task: "TaskManager") -> None:
         """See :meth:`.SnapshotInterface.clean_up`."""
 
-    def _refuse(self, task: TaskManager) -> None:
+    def _refuse(self, task: "TaskManager") -> None:
         raise exception.UnsupportedDriverExtension(
             driver=task.node.driver, extension=self.interface_type
         )

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vendor interface ``snapshot``: service steps for an Ironic without a snapshot interface."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
-from ironic.common import exception, states
-from ironic.conductor import periodics, task_manager
+from ironic.common import exception
 from ironic.conductor.base_manager import BaseConductorManager
 from ironic.conductor.task_manager import TaskManager
-from ironic.conf import CONF
 from ironic.drivers import base
-from oslo_log import log
 
+from conductor_client.ironic import periodic
 from conductor_client.ironic.agent import AgentSnapshot
 from conductor_client.ironic.carrier import ServiceCarrier
 from conductor_client.ironic.metrics import get_metrics_logger
-from conductor_client.ironic.record import KEY
 
-LOG = log.getLogger(__name__)
 METRICS = get_metrics_logger(__name__)
 
 # Ironic keeps this on the node from the first heartbeat of a service to its end.
@@ -38,8 +32,7 @@ class SnapshotVendor(base.VendorInterface):
     """Takes snapshots by :class:`.AgentSnapshot`."""
 
     def __init__(self) -> None:
-        steps = ("snapshot", "upload_snapshot")
-        self._snapshots = AgentSnapshot(ServiceCarrier(self.interface_type, steps))
+        self._snapshots = AgentSnapshot(ServiceCarrier())
 
     def get_properties(self) -> dict[str, str]:
         """See Ironic's BaseInterface."""
@@ -87,44 +80,15 @@ class SnapshotVendor(base.VendorInterface):
         return self._snapshots.upload_again(task, image_ref)
 
     @METRICS.timer("SnapshotVendor.continue_snapshots")
-    @periodics.node_periodic(
-        purpose="following snapshots",
-        spacing=CONF.snapshot.poll_interval,
-        filters={
-            "provision_state": states.SERVICEWAIT, "reserved": False, "maintenance": False,
-        },
-        predicate_extra_fields=["driver_internal_info"],
-        predicate=lambda node: KEY in node.driver_internal_info,
-    )  # fmt: skip
+    @periodic.following(ServiceCarrier.wait_state)
     def continue_snapshots(
         self, task: TaskManager, _manager: BaseConductorManager, _context: Any
     ) -> None:
         """Take all snapshots that go on a step further."""
-        with _holding_up_no_others(task.node.uuid):
-            self._snapshots.continue_snapshot(task)
+        periodic.follow(self._snapshots, task)
 
-    # Not a node_periodic: that passes over nodes whose vendor interface is another one by now.
     @METRICS.timer("SnapshotVendor.clean_up_snapshots")
-    @periodics.periodic(spacing=CONF.snapshot.clean_up_interval)
+    @periodic.cleaning_up()
     def clean_up_snapshots(self, manager: BaseConductorManager, context: Any) -> None:
         """Clean up after snapshots that are over, in whatever state their nodes are."""
-        nodes = manager.iter_nodes(fields=["driver_internal_info"])
-        for uuid in [row[0] for row in nodes if KEY in row[-1]]:
-            with (
-                _holding_up_no_others(uuid),
-                task_manager.acquire(
-                    context, uuid, shared=True, load_driver=False, purpose="clean up snapshots"
-                ) as task,
-            ):
-                self._snapshots.clean_up(task)
-
-
-@contextlib.contextmanager
-def _holding_up_no_others(node: str) -> Iterator[None]:
-    """Log what is wrong with one of many nodes; each is looked at again."""
-    try:
-        yield
-    except (exception.NodeLocked, exception.NodeNotFound) as exc:
-        LOG.info("Not now: %(reason)s", {"reason": exc})
-    except Exception:
-        LOG.exception("Unexpected error with the snapshot of node %(node)s", {"node": node})
+        periodic.clean_up(self._snapshots, manager, context)

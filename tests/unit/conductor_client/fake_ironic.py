@@ -126,6 +126,13 @@ class FakeIronic:
         if body["target"] == "abort":
             self._coming = list(self.on_abort)
             return Answer(202)
+        if body["target"] == "snapshot":
+            info = {**self.node["driver_internal_info"], "snapshot_image_ref": body["image_ref"]}
+            self.node.update(
+                provision_state="snapshotting", power_state="power on", driver_internal_info=info
+            )
+            self._coming = list(self.on_service)
+            return Answer(202)
         self.services += body["service_steps"]
         self.node.update(
             provision_state="servicing", power_state="power on",

@@ -2,12 +2,14 @@
 """Ironic's API: what it answers, refuses and leaves unanswered."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import tenacity
 
 from conductor_client import errors, node
 from conductor_client.node import Node, Record, clear_service_fault
+from conductor_client.provision import VERB_VERSION, ServiceStep, Verb
 from tests.unit.conductor_client.fake_agent import as_json
 from tests.unit.conductor_client.fake_ironic import UUID, FakeIronic, connect, fault
 from tests.unit.http_server import Answer, AnsweringServer, Respond
@@ -83,7 +85,7 @@ def test_an_api_that_stays_away_is_given_up(ask: Ask, monkeypatch: pytest.Monkey
 
 def test_a_service_is_asked_for_once_with_its_step(ask: Ask) -> None:
     ironic = FakeIronic()
-    ask(ironic).start_service(STEP)
+    ask(ironic).provision(ServiceStep(STEP))
     assert (ironic.asked, ironic.services) == (["service"], [STEP])
 
 
@@ -97,11 +99,46 @@ def test_when_the_answer_is_lost_the_node_tells_whether_the_service_began(
         ironic.node.update(
             provision_state="servicing", driver_internal_info={"service_steps": [STEP]}
         )
-        ask(ironic).start_service(STEP)
+        ask(ironic).provision(ServiceStep(STEP))
     else:
         with pytest.raises(errors.IronicUnavailable):
-            ask(ironic).start_service(STEP)
+            ask(ironic).provision(ServiceStep(STEP))
     assert ironic.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "has"),
+    [
+        ({"snapshot_interface": "agent"}, True),
+        ({"snapshot_interface": "no-snapshot"}, False),
+        ({}, False),
+    ],
+)
+def test_a_node_has_an_interface_if_one_is_chosen(
+    ask: Ask, fields: dict[str, str], has: bool
+) -> None:
+    assert ask(FakeIronic(**fields)).has_interface("snapshot", VERB_VERSION) is has
+
+
+@pytest.mark.parametrize("answer", [fault("no such field"), Answer(406)])
+def test_an_ironic_that_does_not_know_an_interface_has_none(ask: Ask, answer: Answer) -> None:
+    ironic = FakeIronic(snapshot_interface="agent")
+    ironic.refusals[("GET", "")] = [answer]
+    assert not ask(ironic).has_interface("snapshot", VERB_VERSION)
+
+
+@pytest.mark.parametrize(
+    ("node_is", "ours"),
+    [
+        ({"driver_internal_info": {"snapshot_image_ref": "an image"}}, True),
+        ({"driver_internal_info": {"snapshot_image_ref": "another"}}, False),
+        ({"provision_state": "snapshot failed"}, True),
+        ({"provision_state": "servicing"}, False),
+    ],
+)
+def test_a_snapshot_by_the_verb_is_known_by_its_image(node_is: dict[str, Any], ours: bool) -> None:
+    fields = {**FakeIronic(provision_state="snapshotting").node, **node_is}
+    assert Verb("an image").may_be_in(Record.parse(fields)) is ours
 
 
 def test_a_service_of_somebody_else_is_not_taken_for_ours(ask: Ask) -> None:
@@ -111,7 +148,7 @@ def test_a_service_of_somebody_else_is_not_taken_for_ours(ask: Ask) -> None:
     )
     ironic.refusals[("PUT", "states/provision")] = [Answer(504)]
     with pytest.raises(errors.IronicUnavailable):
-        ask(ironic).start_service(STEP)
+        ask(ironic).provision(ServiceStep(STEP))
 
 
 def test_what_is_wrong_with_power_and_network_is_told_and_nothing_else(ask: Ask) -> None:

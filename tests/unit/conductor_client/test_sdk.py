@@ -548,6 +548,44 @@ def test_with_the_plug_in_the_image_may_be_of_the_lessee_or_the_instance_s_proje
     assert take(with_plugin, done, image=IMAGE, storage=None, glance=glance).state == "active"
 
 
+SNAPSHOT_WAIT = {"provision_state": "snapshot wait"}
+
+
+def test_an_ironic_that_knows_the_verb_is_asked_by_it(take: Take, glance: FakeGlance) -> None:
+    ironic = FakeIronic(snapshot_interface="agent", vendor_interface="snapshot")
+    done = finished(ironic, glance)
+    result = take(ironic, SNAPSHOT_WAIT, done, image=IMAGE, storage=None, glance=glance)
+    assert (result.state, result.image_ref) == ("active", IMAGE)
+    assert ironic.asked == ["soft power off", "snapshot"]
+
+
+def test_what_the_verb_cannot_say_is_a_service_s_step(take: Take, glance: FakeGlance) -> None:
+    ironic = FakeIronic(snapshot_interface="agent", vendor_interface="snapshot")
+    done = finished(ironic, glance)
+    options = sdk.CaptureOptions(expected_serial="S")
+    take(ironic, WAIT, done, image=IMAGE, storage=None, glance=glance, options=options)
+    assert ironic.asked == ["soft power off", "service"]
+
+
+def test_a_failure_of_the_verb_is_told_and_the_node_led_out_of_it(
+    take: Take, glance: FakeGlance
+) -> None:
+    ironic = FakeIronic(snapshot_interface="agent")
+    said = "The snapshot of node %s failed. DeviceNotFound: no such disk" % UUID
+    failed = {"provision_state": "snapshot failed", "last_error": said}
+    with pytest.raises(errors.CommandFailed, match="DeviceNotFound: no such disk"):
+        take(ironic, SNAPSHOT_WAIT, failed, image=IMAGE, storage=None, glance=glance)
+    assert ironic.asked == ["soft power off", "snapshot", "abort"]
+    assert ironic.node["provision_state"] == "active"
+
+
+def test_a_snapshot_that_failed_is_taken_again_by_the_verb(take: Take, glance: FakeGlance) -> None:
+    ironic = FakeIronic(snapshot_interface="agent", provision_state="snapshot failed")
+    done = finished(ironic, glance)
+    assert take(ironic, done, image=IMAGE, storage=None, glance=glance).state == "active"
+    assert ironic.asked == ["snapshot"]
+
+
 Resume = Callable[..., sdk.NodeSnapshot]
 
 
