@@ -2,8 +2,8 @@
 """Bring the instance back after a service, however that ended, and the power as it was.
 
 Ironic 39 alone leaves the instance down after a failure, in two ways: a step that fails leaves
-the node in ``service failed`` on the ramdisk; a timeout also sets maintenance, before which it
-skips power, networks and boot device. In both cases an abort restores all three, once the
+the node in ``service failed`` on the ramdisk; a timeout during a step also sets maintenance, before
+which it skips power, networks and boot device. In both cases an abort restores all three, once the
 maintenance is over.
 """
 
