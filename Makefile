@@ -7,7 +7,7 @@ BIN := .venv/bin
 PACKAGES := snapshot_core ipa_snapshot conductor_client
 PYTHON_TREES := $(PACKAGES) bench tests docs/conf.py setup.py
 
-.PHONY: audit bench demo test test-ironic test-lowest test-machine \
+.PHONY: audit bench demo test test-integrations test-ironic test-lowest test-machine \
     test-oldest lint docs ramdisk unit setup
 
 # One more than there are cores, since some wait; each file's tests share what they have started. As they are
@@ -18,6 +18,8 @@ AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 IRONIC_TESTS := $(wildcard tests/functional/test_conductor_plugin*.py) \
     $(patsubst %,tests/functional/test_%.py,ironic_lab limits node_failures node_plugin \
         node_snapshot operators_guide states two_conductors)
+# Those of what integrations/ has, and with a Keystone.
+INTEGRATION_TESTS := $(patsubst %,tests/functional/test_%.py,verb)
 OLDEST_TESTS := $(patsubst %,tests/functional/test_%.py,ironic_lab service_step node_snapshot \
     node_failures node_reap states conductor_plugin whole_way)
 
@@ -26,11 +28,17 @@ demo: setup                 ## take a snapshot of a disk image, through a real a
 
 test: setup lint docs       ## all that can be checked without an Ironic and a machine
 	tools/setup.sh glance
-	$(BIN)/python -m pytest -q $(AT_ONCE) tests/functional tests/unit $(IRONIC_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest -q $(AT_ONCE) tests/functional tests/unit \
+	    $(patsubst %,--ignore=%,$(IRONIC_TESTS) $(INTEGRATION_TESTS))
 
 test-ironic: setup          ## snapshots through a real Ironic, and its conductor's plug-in
 	tools/setup.sh glance ironic
 	$(BIN)/python -m pytest -q $(AT_ONCE) $(IRONIC_TESTS)
+
+test-integrations: setup    ## with Keystone, Nova, tempest, and an Ironic that has the specification's own verb
+	tools/setup.sh glance ironic ironic-snapshot
+	$(BIN)/python -m pytest -q $(AT_ONCE) $(INTEGRATION_TESTS)
+	integrations/ironic/unit-tests .venv-ironic-snapshot
 
 test-oldest: setup          ## those with an Ironic or an agent, on the oldest pair
 	tools/setup.sh glance oldest
@@ -64,7 +72,7 @@ lint: setup
 	$(BIN)/codespell
 	$(BIN)/bandit -q -c pyproject.toml -r $(PACKAGES)
 	$(BIN)/reno -q lint
-	$(BIN)/bashate -i E005,E006 tools/*.sh $$(grep -rlE "^#!/bin/bash" dib-elements tests/machine/elements)
+	$(BIN)/bashate -i E005,E006 tools/*.sh $$(grep -rlE "^#!/bin/bash" dib-elements tests/machine/elements integrations)
 
 audit: setup                ## known vulnerabilities of what the tests run with; needs the network
 	$(BIN)/pip freeze --exclude-editable > .cache/audited.txt

@@ -31,24 +31,25 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     namespaces.enter()
     try:
-        results = _measure(chosen, arguments.rounds, arguments.scratch)
+        results = _measure(chosen, arguments.rounds, arguments.scratch, arguments.json)
     except KeyboardInterrupt:
-        raise SystemExit("interrupted; nothing is left") from None
-    if arguments.json:
-        results.write(arguments.json)
+        raise SystemExit("interrupted; nothing is left but the series that are complete") from None
     print(report(results))
 
 
-def _measure(chosen: Sequence[Plan], rounds: int, scratch: str) -> Results:
-    series, sha512_s = [], []
+def _measure(chosen: Sequence[Plan], rounds: int, scratch: str, kept: Path | None) -> Results:
+    """Measure one series after another, and keep those that are complete in the file ``kept``."""
+    results = Results(_machine(), os.cpu_count() or 1, rounds, [], [])
     for plan in chosen:
         with tempfile.TemporaryDirectory(prefix="ipa-snapshot-bench-", dir=scratch) as work:
-            series.append(
+            results.series.append(
                 measure_series(
-                    plan, rounds, Path(work), lambda: sha512_s.append(measure.sha512_s())
+                    plan, rounds, Path(work), lambda: results.sha512_s.append(measure.sha512_s())
                 )
             )
-    return Results(_machine(), os.cpu_count() or 1, rounds, sha512_s, series)
+        if kept:
+            results.write(kept)
+    return results
 
 
 def _parse() -> argparse.Namespace:

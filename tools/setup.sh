@@ -1,17 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Install what the demo and the tests need, on a Debian 12 machine, as root:
-# distribution packages by bindep, and the virtual environment .venv; for the tests with
-# servers also .venv-glance and .venv-ironic, MariaDB, and nfs-ganesha; for those with the oldest
-# Ironic and agent .venv-ironic-oldest and .venv-agent-oldest; .venv-lowest with the lower bounds of what is
-# required. What is there already is not done again.
+# Install what the demo and the tests need, on a Debian 12 machine, as root: distribution packages by
+# bindep, and the virtual environment .venv. For the tests with servers others are named: each has
+# an environment of its own, .venv-NAME, or is unpacked under .cache. ironic is there with MariaDB, and
+# ironic-snapshot is the one of integrations/ironic; oldest are the oldest Ironic and agent, and lowest the lower
+# bounds of what is required. What is there already is not done again.
 #
-# Usage: tools/setup.sh [glance] [ironic] [oldest] [lowest] [ganesha]
+# Usage: tools/setup.sh [glance] [keystone] [ironic] [ironic-snapshot] [nova] [tempest] [oldest] [lowest]
+#            [ganesha]
 
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
+# What decides over how the project itself is installed.
+PROJECT="setup.cfg setup.py pyproject.toml requirements.txt"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTEND=noninteractive
 
 function say {
@@ -73,20 +76,11 @@ function set_up_nginx {
 
 function set_up_project {
     local requirements=tests/lab/agent-requirements.txt
-    is_newer .venv/.project $requirements setup.cfg setup.py pyproject.toml \
-        requirements.txt || return 0
+    # shellcheck disable=SC2086
+    is_newer .venv/.project $requirements $PROJECT || return 0
     say "installing the project and the agent into .venv (about a minute)"
     .venv/bin/pip install -q -r $requirements -e '.[agent,conductor,test]'
     touch .venv/.project
-}
-
-function set_up_glance {
-    local requirements=tests/lab/glance-requirements.txt
-    is_newer .venv-glance/.project $requirements || return 0
-    [[ -d .venv-glance ]] || make_venv .venv-glance
-    say "installing Glance into .venv-glance (about a minute)"
-    .venv-glance/bin/pip install -q -r $requirements
-    touch .venv-glance/.project
 }
 
 # Unpacked as nginx is: its packages would start servers, rpcbind among them. The other libraries
@@ -106,17 +100,6 @@ function set_up_ganesha {
     rm $where/*.deb
 }
 
-# set_up_beside NAME EXTRA: the project beside what it extends, in .venv-NAME
-function set_up_beside {
-    local venv=.venv-$1 requirements=tests/lab/$1-requirements.txt
-    is_newer "$venv/.project" "$requirements" setup.cfg setup.py pyproject.toml \
-        requirements.txt || return 0
-    [[ -d $venv ]] || make_venv "$venv"
-    say "installing what $requirements says into $venv (about a minute)"
-    "$venv/bin/pip" install -q -r "$requirements" -e ".[$2]"
-    touch "$venv/.project"
-}
-
 # For conductors that share their nodes. Unpacked and not installed: its package would remove a MySQL
 # that is there. The libraries that it needs come with qemu-utils and apache2-bin.
 function set_up_mariadb {
@@ -131,22 +114,56 @@ function set_up_mariadb {
     rm $where/mariadb-server-core_*.deb
 }
 
+# set_up_venv NAME FILES ARGUMENT...: .venv-NAME, with tests/lab/NAME-requirements.txt and ARGUMENTs for
+# pip; anew when those requirements, or one of FILES, have changed
+function set_up_venv {
+    local name=$1 venv=.venv-$1 requirements=tests/lab/$1-requirements.txt files
+    read -r -a files <<<"$2"
+    shift 2
+    is_newer "$venv/.project" "$requirements" "${files[@]}" || return 0
+    [[ -d $venv ]] || make_venv "$venv"
+    say "installing what $requirements says into $venv (about a minute)"
+    "$venv/bin/pip" install -q -r "$requirements" "$@"
+    touch "$venv/.project"
+}
+
+# files_of DIRECTORY: its files, in one line
+function files_of {
+    git ls-files -- "$1" | tr '\n' ' '
+}
+
 # As on a conductor: the project, and not the agent, beside Ironic and its client.
 function set_up_ironic {
-    set_up_beside ironic conductor
+    set_up_venv ironic "$PROJECT" -e '.[conductor]'
     set_up_mariadb
 }
 
+# Ironic with the specification's own states and verb.
+function set_up_ironic_snapshot {
+    local venv=.venv-ironic-snapshot requirements=tests/lab/ironic-requirements.txt files
+    read -r -a files <<<"$PROJECT $(files_of integrations/ironic)"
+    is_newer $venv/.project $requirements "${files[@]}" || return 0
+    say "building Ironic with the changes of integrations/ironic in $venv (about a minute)"
+    integrations/ironic/build $venv -r $requirements -r integrations/ironic/test-requirements.txt \
+        -e '.[conductor]'
+    touch $venv/.project
+}
+
 function set_up_oldest {
-    set_up_beside ironic-oldest conductor
-    set_up_beside agent-oldest agent
+    set_up_venv ironic-oldest "$PROJECT" -e '.[conductor]'
+    set_up_venv agent-oldest "$PROJECT" -e '.[agent]'
+}
+
+# As on the host of a compute service. Its driver lies among Nova's own files.
+function set_up_nova {
+    set_up_venv nova "$PROJECT $(files_of integrations/nova)" -e '.[conductor]' ./integrations/nova
 }
 
 # Without the agent, whose own requirements are higher, and which has set_up_oldest.
 function set_up_lowest {
     local venv=.venv-lowest requirements=tests/lab/lowest-requirements.txt
-    is_newer $venv/.project $requirements setup.cfg setup.py pyproject.toml \
-        requirements.txt || return 0
+    # shellcheck disable=SC2086
+    is_newer $venv/.project $requirements $PROJECT || return 0
     [[ -d $venv ]] || make_venv $venv
     say "installing the lower bounds of what is required into $venv (about a minute)"
     {
@@ -167,13 +184,17 @@ set_up_nginx
 set_up_project
 for server; do
     case $server in
-        glance) set_up_glance ;;
+        glance | keystone) set_up_venv "$server" '' ;;
         ironic) set_up_ironic ;;
+        ironic-snapshot) set_up_ironic_snapshot ;;
+        nova) set_up_nova ;;
+        tempest) set_up_venv tempest "$(files_of integrations/tempest)" -e integrations/tempest ;;
         oldest) set_up_oldest ;;
         lowest) set_up_lowest ;;
         ganesha) set_up_ganesha ;;
         *)
-            say "there is no $server to set up: glance, ironic, oldest, lowest, ganesha"
+            say "there is no $server to set up: glance, keystone, ironic, ironic-snapshot, nova, tempest, \
+oldest, lowest, ganesha"
             exit 1
             ;;
     esac

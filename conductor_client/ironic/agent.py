@@ -53,7 +53,7 @@ class AgentSnapshot(SnapshotInterface):
 
     def __init__(self, carrier: Carrier | None = None) -> None:
         self._carrier = carrier or StateCarrier()
-        self._listener = Listener()
+        self._listener = Listener(self._carrier.timeout_option)
         self._not_yet = Clocks()
         self._resumed = Clocks()
         self._preparations: Jobs[None] = Jobs()

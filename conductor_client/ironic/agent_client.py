@@ -52,9 +52,13 @@ class SnapshotAgentClient(agent_client.AgentClient):
 
 
 class Listener:
-    """Asks agents, and knows for how long each of them is silent."""
+    """Asks agents, and knows for how long each of them is silent.
 
-    def __init__(self) -> None:
+    :param timeout_option: the option of Ironic's section ``[conductor]`` that is its own patience.
+    """
+
+    def __init__(self, timeout_option: str) -> None:
+        self._timeout_option = timeout_option
         self._silent = Clocks()
 
     def ask(self, node: Node, record: Record) -> Status:
@@ -91,13 +95,12 @@ class Listener:
         self._silent.stop(generation)
 
     def _bear(self, node: Node, record: Record, error: errors.AgentUnavailable) -> None:
-        if self._silent.elapsed_s(record.generation) > _patience_s():
+        if self._silent.elapsed_s(record.generation) > self._patience_s():
             raise error
         LOG.warning("Node %(node)s: %(why)s", {"node": node.uuid, "why": error})
 
-
-def _patience_s() -> float:
-    # Before Ironic's own patience ends: its way to fail leaves the instance down. Ironic 26.1 knows
-    # no such option, and its patience does not end.
-    callback_timeout: int = getattr(CONF.conductor, "service_callback_timeout", 0)
-    return min(_PATIENCE_S, callback_timeout / 2) if callback_timeout else _PATIENCE_S
+    def _patience_s(self) -> float:
+        # Before Ironic's own patience ends: its way to fail a service leaves the instance down, and
+        # tells less. Ironic 26.1 knows no such option, and its patience does not end.
+        callback_timeout: int = getattr(CONF.conductor, self._timeout_option, 0)
+        return min(_PATIENCE_S, callback_timeout / 2) if callback_timeout else _PATIENCE_S

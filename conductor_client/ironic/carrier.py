@@ -13,18 +13,22 @@ from conductor_client import states
 FLAG_NO_RAMDISK = "service_disable_ramdisk"
 _INTERFACE = "vendor"
 _STEPS = ("snapshot", "upload_snapshot")
-# In driver_internal_info of a node that was asked for a snapshot and waits for its ramdisk.
+# In driver_internal_info of a node that was asked for a snapshot and waits for its ramdisk; and of
+# one whose instance is not back from it: it is True until that was tried.
 _NOT_BEGUN = "snapshot_image_ref"
+RAMDISK = "snapshot_ramdisk"
 
 
 class Carrier(Protocol):
     """One way.
 
     :ivar wait_state: in which the node is while a snapshot goes on.
+    :ivar timeout_option: in Ironic's section ``[conductor]``: how long it waits for a heartbeat.
     :ivar uploads_again: says what uploads a captured image that was kept.
     """
 
     wait_state: str
+    timeout_option: str
     uploads_again: str
 
     def is_running(self, node: Node) -> bool:
@@ -45,20 +49,27 @@ class Carrier(Protocol):
     def note(self, task: TaskManager, event: str) -> None:
         """Add an event to the node's history; the task must have an exclusive lock."""
 
+    def is_stranded(self, node: Node) -> bool:
+        """Tell whether a conductor died in the midst of it, and nobody brought the instance back.
+
+        Ironic fails what a dead conductor had in its hands, and does no more.
+        """
+
+    def bring_back(self, task: TaskManager) -> None:
+        """Bring the instance of a stranded node back; the task must have an exclusive lock."""
+
 
 class ServiceCarrier:
     """A step of the vendor interface ``snapshot``, in a service: any Ironic has these."""
 
     wait_state = states.SERVICE_WAIT
+    timeout_option = "service_callback_timeout"
     uploads_again = "the step upload_snapshot"
 
     def is_running(self, node: Node) -> bool:
         """See :meth:`.Carrier.is_running`."""
-        step = node.service_step or {}
-        return (
-            node.provision_state in (states.SERVICING, states.SERVICE_WAIT)
-            and step.get("interface") == _INTERFACE
-            and step.get("step") in _STEPS
+        return node.provision_state in (states.SERVICING, states.SERVICE_WAIT) and _is_our_step(
+            node
         )
 
     def is_waiting(self, node: Node) -> bool:
@@ -92,11 +103,24 @@ class ServiceCarrier:
         """See :meth:`.Carrier.note`."""
         manager_utils.node_history_record(task.node, event=event, event_type=states.SERVICING)
 
+    def is_stranded(self, node: Node) -> bool:
+        """See :meth:`.Carrier.is_stranded`."""
+        # Whatever else fails a service takes its step away.
+        return node.provision_state == states.SERVICE_FAILED and _is_our_step(node)
+
+    def bring_back(self, task: TaskManager) -> None:
+        """See :meth:`.Carrier.bring_back`."""
+        manager_utils.servicing_error_handler(
+            task, _brought_back(task.node), set_maintenance=False, set_fail_state=False,
+            tear_down_service=not task.node.driver_internal_info.get(FLAG_NO_RAMDISK),
+        )  # fmt: skip
+
 
 class StateCarrier:
     """The specification's own states: an Ironic that has the interface ``snapshot`` has these."""
 
     wait_state = states.SNAPSHOT_WAIT
+    timeout_option = "snapshot_callback_timeout"
     uploads_again = "'openstack baremetal node snapshot --resume' with access to the storage"
 
     def is_running(self, node: Node) -> bool:
@@ -130,10 +154,30 @@ class StateCarrier:
         """See :meth:`.Carrier.note`."""
         manager_utils.node_history_record(task.node, event=event, event_type=states.SNAPSHOTTING)
 
+    def is_stranded(self, node: Node) -> bool:
+        """See :meth:`.Carrier.is_stranded`."""
+        failed = node.provision_state == states.SNAPSHOT_FAILED
+        return failed and node.driver_internal_info.get(RAMDISK) is True
 
-_WAYS: tuple[Carrier, ...] = (ServiceCarrier(), StateCarrier())
+    def bring_back(self, task: TaskManager) -> None:
+        """See :meth:`.Carrier.bring_back`."""
+        from ironic.conductor import snapshots  # noqa: PLC0415
+
+        snapshots.error_handler(task, _brought_back(task.node), set_fail_state=False)
+
+
+def _is_our_step(node: Node) -> bool:
+    step = node.service_step or {}
+    return step.get("interface") == _INTERFACE and step.get("step") in _STEPS
+
+
+def _brought_back(node: Node) -> str:
+    return "%s The instance is brought back." % (node.last_error or "The snapshot failed.")
+
+
+WAYS: tuple[Carrier, ...] = (ServiceCarrier(), StateCarrier())
 
 
 def is_running(node: Node) -> bool:
     """Tell whether a snapshot runs on the node, in whichever way."""
-    return any(way.is_running(node) for way in _WAYS)
+    return any(way.is_running(node) for way in WAYS)

@@ -12,7 +12,7 @@ from oslo_log import log
 from conductor_client import errors, states
 from conductor_client.collection import remove_if_empty
 from conductor_client.ironic import ledger, leftovers
-from conductor_client.ironic.carrier import is_running
+from conductor_client.ironic.carrier import WAYS, is_running
 from conductor_client.ironic.config import Settings
 from conductor_client.ironic.record import Book, Leftover, Phase
 
@@ -33,10 +33,20 @@ class CleanUp:
     def __call__(self, task: TaskManager) -> None:
         """Take the next step; the task has a shared lock, and the node is in any state."""
         if not is_running(task.node):
+            self._bring_back_if_stranded(task)
             self._conclude(task)
         # At once: an agent that is at work does not know that nobody wants its image any more.
         if left := ledger.read(task.node).leftovers:
             self._remove(task, left)
+
+    def _bring_back_if_stranded(self, task: TaskManager) -> None:
+        for way in WAYS:
+            if way.is_stranded(task.node) and not task.node.maintenance:
+                task.upgrade_lock(purpose=_PURPOSE)
+                if way.is_stranded(task.node):
+                    task.load_driver()
+                    way.bring_back(task)
+                task.downgrade_lock()
 
     def _conclude(self, task: TaskManager) -> None:
         book = ledger.read_or_give_up(task.node)

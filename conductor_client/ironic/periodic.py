@@ -13,6 +13,7 @@ from ironic.conf import CONF
 from oslo_log import log
 
 from conductor_client.ironic.base import SnapshotInterface
+from conductor_client.ironic.carrier import RAMDISK
 from conductor_client.ironic.record import KEY
 
 LOG = log.getLogger(__name__)
@@ -46,7 +47,7 @@ def cleaning_up() -> Callable[[Any], Any]:
 def clean_up(snapshots: SnapshotInterface, manager: BaseConductorManager, context: Any) -> None:
     """Clean up after snapshots that are over, in whatever state their nodes are."""
     nodes = manager.iter_nodes(fields=["driver_internal_info"])
-    for uuid in [row[0] for row in nodes if KEY in row[-1]]:
+    for uuid in [row[0] for row in nodes if row[-1].keys() & {KEY, RAMDISK}]:
         with (
             _holding_up_no_others(uuid),
             task_manager.acquire(

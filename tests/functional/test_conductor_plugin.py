@@ -320,6 +320,28 @@ def test_a_snapshot_outlives_the_death_of_the_conductor(
     nothing_is_left(node, store)
 
 
+@needs_recovery
+def test_a_conductor_that_dies_in_the_midst_brings_the_instance_back_when_it_starts(
+    ironic: Ironic, make_node: Callable[..., Node], store: Storage, cloud: Connection,
+    small_disk: disks.Disk,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    conductors.request(node, "snapshot", image)
+    with ramdisk(node, small_disk), conductors.slowed_network():
+        conductors.wait_for_phase(node, "capturing")
+        ironic.kill()
+        # As it is when the step begins and while Ironic tears down: moments that no test meets.
+        conductors.put_into_state(ironic, node, "servicing")
+        ironic.start_again()
+        node.wait_until("out of the step", lambda record: not record.service_step)
+        failed = service_failed(node)
+    assert "can't be resumed" in str(failed.last_error)
+    assert "The instance is brought back" in str(failed.last_error)
+    nothing_is_left(node, store)
+    node.provision("abort")
+    node.wait_for("active")
+
+
 def test_an_agent_that_is_gone_fails_the_snapshot_and_the_instance_is_back(
     make_node: Callable[..., Node], store: Storage, cloud: Connection, small_disk: disks.Disk,
     slow_network: None,

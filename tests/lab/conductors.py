@@ -101,9 +101,9 @@ def request(node: Node, step: str, image: str, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def ramdisk(node: Node, disk: disks.Disk) -> Iterator[Agent]:
+def ramdisk(node: Node, disk: disks.Disk, state: str = "service wait") -> Iterator[Agent]:
     """Boot the node's ramdisk once Ironic waits for it; it runs while the context lasts."""
-    node.wait_for("service wait")
+    node.wait_for(state)
     with disks.LoopDevice(disk.path, read_only=True) as loop:
         fake = FakeDisk(loop.path, disk.size, serial=SERIAL)
         with Agent([fake], lookup=node.lookup) as agent:
@@ -150,6 +150,12 @@ def spoil_record(ironic: Ironic, node: Node) -> None:
         database.execute(
             "UPDATE nodes SET driver_internal_info = ? WHERE uuid = ?", (spoilt, node.uuid)
         )
+
+
+def put_into_state(ironic: Ironic, node: Node, state: str) -> None:
+    """Let a node be in another provision state; Ironic must not run."""
+    with contextlib.closing(sqlite3.connect(ironic.state / "ironic.sqlite")) as database, database:
+        database.execute("UPDATE nodes SET provision_state = ? WHERE uuid = ?", (state, node.uuid))
 
 
 def wait_for_looks(node: Node, count: int = 3) -> None:

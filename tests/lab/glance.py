@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Glance under uwsgi with a file store, SQLite and a fake of Keystone's middleware."""
+"""A real Glance under uwsgi with a file store and SQLite.
+
+Unless it is given a real Keystone, a fake of Keystone's middleware lets clients in.
+"""
 
 import os
 import pathlib
@@ -13,6 +16,7 @@ import openstack.connection
 import yaml
 
 from tests.lab import processes, services
+from tests.lab.keystone import Keystone
 
 _HERE = pathlib.Path(__file__).parent
 _REPOSITORY = _HERE.parent.parent
@@ -47,7 +51,7 @@ paste.composite_factory = glance.api:root_app_factory
 /: api
 [composite:api]
 paste.composite_factory = glance.api:pipeline_factory
-default = versionnegotiation fakeauth rootapp
+default = versionnegotiation {auth} rootapp
 [composite:rootapp]
 paste.composite_factory = glance.api:root_app_factory
 /: apiversions
@@ -60,7 +64,27 @@ paste.app_factory = glance.api.v2.router:API.factory
 paste.filter_factory = glance.api.middleware.version_negotiation:VersionNegotiationFilter.factory
 [filter:fakeauth]
 paste.filter_factory = tests.lab.glance_auth:factory
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+delay_auth_decision = true
+[filter:context]
+paste.filter_factory = glance.api.middleware.context:ContextMiddleware.factory
 """
+_KEYSTONE_CONFIG = """\
+[DEFAULT]
+use_keystone_limits = true
+{authtoken}
+{limit}
+endpoint_service_type = image
+endpoint_region_name = {region}
+"""
+# Each project may have this much, unless the limits of a project say otherwise.
+_LIMITS = {
+    "image_size_total": 100_000,  # MiB
+    "image_stage_total": 100_000,
+    "image_count_total": 1000,
+    "image_count_uploading": 1000,
+}
 # fmt: off
 _UWSGI = (
     "--master", "--die-on-term", "--need-app", "--lazy-apps", "--enable-threads", "--threads", "8",
@@ -78,6 +102,8 @@ class Glance(services.Service):
     Content-Length as with chunks; chunks must be smaller than uwsgi's limit of 1 MiB (500).
 
     :param venv: the virtual environment of glance-requirements.txt.
+    :param keystone: who tells who somebody is and how much each project may have, and in whose
+        catalog this Glance is then; unless they say otherwise, clients are its administrator.
     :param stall_timeout_s: how long a client may pause in mid-upload; uwsgi's own default is 4.
     """
 
@@ -89,6 +115,7 @@ class Glance(services.Service):
         state_dir: str | os.PathLike[str],
         venv: str | os.PathLike[str] = DEFAULT_VENV,
         *,
+        keystone: Keystone | None = None,
         stall_timeout_s: int = 20,
     ) -> None:
         self.port = processes.free_port()
@@ -98,6 +125,7 @@ class Glance(services.Service):
             probe="/versions",
             state=pathlib.Path(state_dir),
         )
+        self._keystone = keystone
         self._venv = pathlib.Path(venv)
         self._stall_timeout_s = stall_timeout_s
 
@@ -113,6 +141,8 @@ class Glance(services.Service):
 
     def environment(self) -> dict[str, str]:
         """Return the OS_* variables with which any OpenStack client finds this Glance."""
+        if self._keystone is not None:
+            return self._keystone.project_admin.environment()
         return {
             "OS_AUTH_TYPE": "admin_token",
             "OS_ENDPOINT": self.url,
@@ -135,6 +165,9 @@ class Glance(services.Service):
         return openstack.connect(load_yaml_config=False, load_envvars=False, **self._cloud(url))
 
     def _cloud(self, url: str | None = None) -> dict[str, Any]:
+        if self._keystone is not None:
+            override = {"image_endpoint_override": url} if url else {}
+            return {**self._keystone.project_admin.cloud(), **override}
         return {
             "auth_type": "admin_token",
             "auth": {"endpoint": url or self.url, "token": self.token},
@@ -144,10 +177,23 @@ class Glance(services.Service):
     def _write_configuration(self) -> None:
         for name in ("images", "staging", "tasks", "lock"):
             (self.state / name).mkdir(parents=True, exist_ok=True)
-        (self.state / "glance-api.conf").write_text(_CONFIG.format(state=self.state))
-        (self.state / "paste.ini").write_text(_PASTE)
+        config = self.state / "glance-api.conf"
+        config.touch(mode=0o600)
+        config.write_text(_CONFIG.format(state=self.state) + self._keystone_config())
+        auth = "authtoken context" if self._keystone else "fakeauth"
+        (self.state / "paste.ini").write_text(_PASTE.format(auth=auth))
         if not (self.state / "glance.sqlite").exists():
             shutil.copyfile(self._migrated_database(), self.state / "glance.sqlite")
+
+    def _keystone_config(self) -> str:
+        if self._keystone is None:
+            return ""
+        account = self._keystone.service("image", self.url, _LIMITS)
+        return _KEYSTONE_CONFIG.format(
+            authtoken=account.section("keystone_authtoken"),
+            limit=self._keystone.admin.section("oslo_limit"),
+            region=self._keystone.region,
+        )
 
     def _prepare(self) -> processes.Server:
         self._check_venv()

@@ -16,11 +16,14 @@ import openstack.connection
 
 from tests.lab import processes, services
 from tests.lab.glance import Glance
+from tests.lab.keystone import Keystone
 from tests.lab.releases import RELEASES
 
 _HERE = pathlib.Path(__file__).parent
 _REPOSITORY = _HERE.parent.parent
 DEFAULT_VENV = RELEASES.ironic_venv
+# With an Ironic that has the specification's own states: see integrations/ironic.
+SNAPSHOT_VENV = _REPOSITORY / ".venv-ironic-snapshot"
 _CACHE = _REPOSITORY / ".cache"
 
 _CONFIG = """\
@@ -110,6 +113,8 @@ class Ironic(services.Service):
     :param glance_url: the Glance of :mod:`tests.lab.glance` that the conductor is to use.
     :param auth: ``http_basic`` knows one account, of the name and the password below.
     :param extra_config: sections to append; what they say again counts.
+    :param keystone: who tells who somebody is, and in whose catalog this Ironic is then; unless
+        they say otherwise, clients are its administrator.
     :param venv: a virtual environment with Ironic, by default that of the selected release.
     """
 
@@ -122,6 +127,7 @@ class Ironic(services.Service):
         auth: Literal["noauth", "http_basic"] = "noauth",
         *,
         extra_config: str = "",
+        keystone: Keystone | None = None,
         venv: str | os.PathLike[str] = DEFAULT_VENV,
     ) -> None:
         self.port = processes.free_port()
@@ -130,7 +136,8 @@ class Ironic(services.Service):
         )
         self.password = secrets.token_urlsafe(16)
         self._glance_url = glance_url
-        self._auth = auth
+        self._auth = "keystone" if keystone else auth
+        self._keystone = keystone
         self._extra_config = extra_config
         self._venv = pathlib.Path(venv)
 
@@ -179,6 +186,8 @@ class Ironic(services.Service):
         return found
 
     def _cloud(self) -> dict[str, Any]:
+        if self._keystone is not None:
+            return self._keystone.admin.cloud()
         cloud: dict[str, Any] = {"baremetal_endpoint_override": self.url}
         if self._auth == "http_basic":
             cloud["auth_type"] = "http_basic"
@@ -196,13 +205,21 @@ class Ironic(services.Service):
 
     def _config(self) -> str:
         text = _CONFIG.format(state=self.state, port=self.port, url=self.url, auth=self._auth)
-        if self._glance_url is not None:
+        if self._keystone is not None:
+            text += self._keystone_config(self._keystone)
+        elif self._glance_url is not None:
             text += _GLANCE_CONFIG.format(glance_url=self._glance_url, token=Glance.token)
         return text + RELEASES.ironic_config + self._extra_config + "\n"
 
+    def _keystone_config(self, keystone: Keystone) -> str:
+        account = keystone.service("baremetal", self.url)
+        text = account.section("keystone_authtoken") + account.section("glance")
+        override = f"endpoint_override = {self._glance_url}\n" if self._glance_url else ""
+        return text + override
+
     def _prepare(self) -> processes.Server:
         if not (self._venv / "bin/ironic").exists():
-            raise RuntimeError(f"no Ironic in {self._venv}: run tools/setup.sh {RELEASES.setup}")
+            raise RuntimeError(f"no Ironic in {self._venv}: see tools/setup.sh")
         for name in ("tmp", "certificates", "http", "ramdisk-logs"):
             (self.state / name).mkdir(parents=True, exist_ok=True)
         config = self.state / "ironic.conf"
@@ -228,7 +245,7 @@ class Ironic(services.Service):
 
     def _migrated_database(self) -> pathlib.Path:
         """Return an empty database with this Ironic's tables; making one takes seconds."""
-        cached = _CACHE / f"ironic-{self.version()}.sqlite"
+        cached = _CACHE / f"{self._venv.name.strip('.')}-{self.version()}.sqlite"
         if cached.exists():
             return cached
         _CACHE.mkdir(exist_ok=True)
