@@ -5,6 +5,7 @@
 it finds that was not seen before goes into the corpus, which lies beside this.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -64,6 +65,21 @@ class Campaign:
                 for outcome, flips in sorted(self._corpus.items())
             )
             self._path.write_text("{\n%s\n}\n" % rows, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def applied(path: Path, flips: Flips) -> Iterator[None]:
+    """Flip these bits of a file, and have them as before when the context ends."""
+    with path.open("r+b") as disk:
+        before = {at: os.pread(disk.fileno(), 1, at) for at, _bit in flips}
+        now = {at: byte[0] for at, byte in before.items()}
+        for at, bit in flips:
+            now[at] ^= 1 << bit
+        for at, value in now.items():
+            os.pwrite(disk.fileno(), bytes([value]), at)
+        yield
+        for at, byte in before.items():
+            os.pwrite(disk.fileno(), byte, at)
 
 
 def flipped(original: bytes, flips: Flips) -> bytes:

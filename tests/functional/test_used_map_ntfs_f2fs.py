@@ -22,6 +22,7 @@ from ipa_snapshot.devices.file_systems import ntfs_records, partclone
 from ipa_snapshot.devices.file_systems.base import View
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import map_disk
+from tests.functional import flips
 from tests.functional.maps import map_of, only
 from tests.lab import disks
 from tests.lab.file_systems import JUNK, MIB, copy, fill, has_junk, make_file
@@ -448,30 +449,17 @@ def test_an_f2fs_on_two_devices_is_copied_whole(tmp_path: Path) -> None:
     assert "it has several devices" in is_whole(one)
 
 
-def _flip(path: Path, places: list[tuple[int, int]], numbers: random.Random) -> Iterator[None]:
-    """Flip bits, for as long as the caller looks; then they are as before."""
-    with path.open("r+b") as disk:
-        before = {}
-        for _ in range(numbers.choice([1, 1, 2, 5, 30])):
-            start, length = numbers.choice(places)
-            at = start + numbers.randrange(length)
-            byte = os.pread(disk.fileno(), 1, at)
-            before.setdefault(at, byte)
-            os.pwrite(disk.fileno(), bytes([byte[0] ^ 1 << numbers.randrange(8)]), at)
-        yield
-        for at, byte in before.items():
-            os.pwrite(disk.fileno(), byte, at)
-
-
-def _look_at_flipped(path: Path, places: list[tuple[int, int]], times: int) -> Iterator[Extents]:
-    numbers = random.Random(21)
-    for _ in range(times):
-        for _nothing in _flip(path, places, numbers):
-            with open_source(str(path)) as source:
-                found = map_disk(source)
-            assert 0 < found.extents.end <= source.size
-            assert all(part.used <= part.size for part in found.partitions)
-            yield found.extents
+def _look_at_flipped(
+    path: Path, kind: str, places: list[tuple[int, int]]
+) -> Iterator[tuple[Extents, flips.Flips]]:
+    campaign = flips.Campaign(kind, places)
+    for bits in campaign:
+        with flips.applied(path, bits), open_source(str(path)) as source:
+            found = map_disk(source)
+        campaign.keep(flips.outcome(found), bits)
+        assert 0 < found.extents.end <= source.size, bits
+        assert all(part.used <= part.size for part in found.partitions), bits
+        yield found.extents, bits
 
 
 def test_whatever_is_flipped_in_an_ntfs_no_used_cluster_is_skipped(tmp_path: Path) -> None:
@@ -484,8 +472,8 @@ def test_whatever_is_flipped_in_an_ntfs_no_used_cluster_is_skipped(tmp_path: Pat
     bitmap, log = _stream(original, 6), _stream(original, 2)
     places = [(0, 84), (0, 512), *((mft + number * 1024, 512) for number in (0, 2, 3, 5, 6)),
               (mft, 7168), (bitmap.runs[0][0], 640), (log.runs[0][0], 4096)]  # fmt: skip
-    for extents in _look_at_flipped(original, places, 60):
-        assert extents.union(known) == extents
+    for extents, bits in _look_at_flipped(original, "ntfs", places):
+        assert extents.union(known) == extents, bits
 
 
 def test_whatever_is_flipped_in_an_f2fs_no_used_block_is_skipped(
@@ -497,5 +485,5 @@ def test_whatever_is_flipped_in_an_f2fs_no_used_block_is_skipped(
         cp, sit = struct.unpack_from("<II", disk.read(4096), 1024 + 76)
     places = [(1024, 200), (5120, 200), (1024, 3072), (cp * 4096, 200), (cp * 4096, 4096),
               ((cp + 512) * 4096, 4096), (sit * 4096, 4096), ((sit + 512) * 4096, 999)]  # fmt: skip
-    for extents in _look_at_flipped(original, places, 60):
-        assert extents.union(known) == extents
+    for extents, bits in _look_at_flipped(original, "f2fs", places):
+        assert extents.union(known) == extents, bits

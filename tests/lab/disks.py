@@ -48,7 +48,7 @@ def run(*command: str | os.PathLike[str], stdin: str | None = None) -> str:
     """Run a program and return what it printed; what it complained goes into the error."""
     env = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, env=env, check=False
+        command, input=stdin, capture_output=True, text=True, errors="replace", env=env, check=False
     )
     if done.returncode != 0:
         shown = " ".join(map(str, command))
