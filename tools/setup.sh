@@ -157,6 +157,8 @@ function set_up_oldest {
 # As on the host of a compute service. Its driver lies among Nova's own files.
 function set_up_nova {
     set_up_venv nova "$PROJECT $(files_of integrations/nova)" -e '.[conductor]' ./integrations/nova
+    # What is left of a build would be part of the next one.
+    rm -rf integrations/nova/build integrations/nova/*.egg-info
 }
 
 # Without the agent, whose own requirements are higher, and which has set_up_oldest.

@@ -163,16 +163,6 @@ def nothing_is_left(node: Node, store: Storage) -> None:
     assert store.names_of(node.uuid) == []
 
 
-def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
-    """Return the changes of the node's provision state, from ``active`` on, as notified."""
-    seen = [
-        (told.payload["previous_provision_state"], told.payload["provision_state"])
-        for told in ironic.notifications(node.uuid)
-        if told.event.startswith("baremetal.node.provision_set.")
-    ]
-    return seen[[new for _old, new in seen].index("active") + 1 :]
-
-
 def test_a_snapshot_goes_from_the_machine_into_the_image(
     ironic: Ironic, make_node: Callable[..., Node], store: Storage, image_service: Glance,
     cloud: Connection, small_disk: disks.Disk, metrics: Metrics, tmp_path: pathlib.Path,
@@ -188,7 +178,7 @@ def test_a_snapshot_goes_from_the_machine_into_the_image(
     assert (after.power_state, after.last_error, after.is_maintenance) == ("power on", None, False)
     nothing_is_left(node, store)
     assert not (store.document_root / node.uuid).exists()
-    assert changes(ironic, node) == WHOLE_SERVICE
+    assert conductors.changes(ironic, node) == WHOLE_SERVICE
     for text in ("requested", "capturing", "captured", "done"):
         assert any("into image %s: %s" % (image, text) in event for event in node.history())
     names = metrics.names()
@@ -241,11 +231,11 @@ def test_a_failure_in_the_agent_is_told_and_the_instance_is_back(
     assert "another one" in str(error)
     nothing_is_left(node, store)
     assert cloud.image.get_image(image).status == "queued"
-    assert changes(ironic, node)[-1] == ("service wait", "service failed")
+    assert conductors.changes(ironic, node)[-1] == ("service wait", "service failed")
     if RELEASES.recovers:
         node.provision("abort")
         node.wait_for("active")
-        assert changes(ironic, node)[-1] == ("service failed", "active")
+        assert conductors.changes(ironic, node)[-1] == ("service failed", "active")
 
 
 def test_an_image_of_another_project_is_refused_before_the_agent_hears_of_it(
@@ -371,12 +361,15 @@ def test_a_captured_image_waits_for_glance_and_is_uploaded_without_a_ramdisk(
     assert "upload_snapshot" in record.last_error
     assert len(store.names_of(node.uuid)) == 2
     image_service.start_again()
-    before = len(changes(ironic, node))
+    before = len(conductors.changes(ironic, node))
     conductors.request(node, "upload_snapshot", image)
     with ramdisk_if_booted(node, small_disk):
         node.wait_for("active")
     service = WITHOUT_RAMDISK if RELEASES.boots_if_needed else WHOLE_SERVICE
-    assert changes(ironic, node)[before:] == [("service failed", "servicing"), *service[1:]]
+    assert conductors.changes(ironic, node)[before:] == [
+        ("service failed", "servicing"),
+        *service[1:],
+    ]
     assert same_files(small_disk, image_service.images / image, tmp_path)
     nothing_is_left(node, store)
 

@@ -46,15 +46,6 @@ def snapshot(ironic: Ironic, node: Node, *arguments: object) -> "subprocess.Pope
     )  # fmt: skip
 
 
-def powers(ironic: Ironic, node: Node) -> list[str]:
-    """Return the power states that were asked for."""
-    return [
-        told.payload["to_power"]
-        for told in ironic.notifications(node.uuid)
-        if told.event == "baremetal.node.power_set.start"
-    ]
-
-
 def test_what_the_conductor_kept_is_resumed_by_it_and_the_instance_goes_on(
     ironic: Ironic, node: Node, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
 ) -> None:
@@ -66,7 +57,7 @@ def test_what_the_conductor_kept_is_resumed_by_it_and_the_instance_goes_on(
     assert outcome.code == 1
     (name,) = re.findall("the captured image (\\S+) is kept", outcome.err)
     assert node.record().provision_state == "active"
-    before = powers(ironic, node)
+    before = conductors.powers(ironic, node)
 
     again = ("--image", image, "--resume", name)
     outcome = finish(snapshot(ironic, node, *again))
@@ -83,17 +74,17 @@ def test_what_the_conductor_kept_is_resumed_by_it_and_the_instance_goes_on(
     assert (outcome.json["image_ref"], outcome.json["state"]) == (image, "active")
     assert same_files(small_disk, backends.glance.images / image, tmp_path)
     assert node.record().provision_state == "active"
-    assert powers(ironic, node) == before
+    assert conductors.powers(ironic, node) == before
 
 
 def test_an_image_that_the_conductor_would_refuse_is_refused_before_the_shutdown(
     ironic: Ironic, node: Node, backends: Backends
 ) -> None:
     node.cloud.baremetal.update_node(node.uuid, owner="another-project")
-    before = powers(ironic, node)
+    before = conductors.powers(ironic, node)
     outcome = finish(snapshot(ironic, node, "--image", backends.new_image()))
     assert outcome.code == 1
     assert "InvalidRequest: the image" in outcome.err
     assert "belongs to the project lab-project" in outcome.err
     assert node.record().provision_state == "active"
-    assert powers(ironic, node) == before
+    assert conductors.powers(ironic, node) == before

@@ -79,28 +79,14 @@ def choose_interface(node: Node, name: str) -> None:
 
 
 def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
-    """Return the changes of the node's provision state, from ``active`` on, as notified.
+    """Return the changes of the node's provision state, from ``active`` on.
 
     Those to and from the specification's states must be its transitions.
     """
-    seen = [
-        (told.payload["previous_provision_state"], told.payload["provision_state"])
-        for told in ironic.notifications(node.uuid)
-        if told.event.startswith("baremetal.node.provision_set.")
-    ]
-    found = seen[[new for _old, new in seen].index("active") + 1 :]
+    found = conductors.changes(ironic, node)
     known = {(one.source, one.target) for one in states.TRANSITIONS}
     assert {change for change in found if "snapshot" in "".join(change)} <= known
     return found
-
-
-def powers(ironic: Ironic, node: Node) -> list[str]:
-    """Return the power states that were asked for."""
-    return [
-        told.payload["to_power"]
-        for told in ironic.notifications(node.uuid)
-        if told.event == "baremetal.node.power_set.start"
-    ]
 
 
 def test_a_snapshot_goes_through_the_states_of_the_specification(
@@ -184,7 +170,7 @@ def test_no_snapshot_refuses_and_fake_is_done_with_the_first_heartbeat(
     with conductors.ramdisk(node, small_disk, "snapshot wait"):
         node.wait_for("active")
     assert changes(ironic, node) == [*WAITING, ("snapshot wait", "snapshotting"), SUCCESS[-1]]
-    assert powers(ironic, node)[-3:] == ["power on", "power off", "power on"]
+    assert conductors.powers(ironic, node)[-3:] == ["power on", "power off", "power on"]
 
 
 def test_a_failure_is_told_the_instance_is_back_and_the_snapshot_can_be_taken_again(
@@ -221,10 +207,10 @@ def test_an_abort_fails_it_and_another_one_is_the_way_out(
         assert "is not wanted any more" in agent.log.read_text(errors="replace")
     assert "aborted" in failed.last_error
     assert failed.power_state == "power on"
-    before = powers(ironic, node)
+    before = conductors.powers(ironic, node)
     node.provision("abort")
     node.wait_for("active")
-    assert powers(ironic, node) == before, "the instance was back already"
+    assert conductors.powers(ironic, node) == before, "the instance was back already"
     assert changes(ironic, node)[-2:] == [
         ("snapshot wait", "snapshot failed"), ("snapshot failed", "active"),
     ]  # fmt: skip
@@ -279,7 +265,7 @@ def test_it_outlives_the_death_of_the_conductor(
 def test_a_conductor_that_dies_while_snapshotting_brings_the_instance_back_when_it_starts(
     ironic: Ironic, node: Node
 ) -> None:
-    before = powers(ironic, node)
+    before = conductors.powers(ironic, node)
     ironic.kill()
     with contextlib.closing(sqlite3.connect(ironic.state / "ironic.sqlite")) as database, database:
         # As it is between two states, for a moment that no test meets.
@@ -300,7 +286,7 @@ def test_a_conductor_that_dies_while_snapshotting_brings_the_instance_back_when_
     failed = node.wait_for("snapshot failed")
     assert "can't be resumed" in failed.last_error
     assert "The instance is brought back" in failed.last_error
-    assert powers(ironic, node)[len(before) :] == ["power off", "power on"]
+    assert conductors.powers(ironic, node)[len(before) :] == ["power off", "power on"]
     assert failed.power_state == "power on"
     node.provision("abort")
     node.wait_for("active")

@@ -121,6 +121,25 @@ def slowed_network() -> Iterator[None]:
         subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
 
 
+def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
+    """Return the changes of the node's provision state, from ``active`` on, as notified."""
+    seen = [
+        (told.payload["previous_provision_state"], told.payload["provision_state"])
+        for told in ironic.notifications(node.uuid)
+        if told.event.startswith("baremetal.node.provision_set.")
+    ]
+    return seen[[new for _old, new in seen].index("active") + 1 :]
+
+
+def powers(ironic: Ironic, node: Node) -> list[str]:
+    """Return the power states that were asked for."""
+    return [
+        told.payload["to_power"]
+        for told in ironic.notifications(node.uuid)
+        if told.event == "baremetal.node.power_set.start"
+    ]
+
+
 def phase_of(record: nodes.Record) -> str | None:
     """Return how far a node's snapshot is."""
     book = record.driver_internal_info.get(KEY) or {}
