@@ -73,12 +73,16 @@ class GlanceImage(ImageTarget):
 
     def check(self) -> None:
         """See :meth:`.ImageTarget.check`."""
-        status = self.status()
-        if status != "queued":
+        self._queued()
+
+    def _queued(self) -> Any:
+        found = self._found()
+        if found.status != "queued":
             raise errors.ImageNotQueued(
                 "the image %s is %s, expected queued: create a new one, without data"
-                % (self._id, status)
+                % (self._id, found.status)
             )
+        return found
 
     def status(self) -> str:
         """Return Glance's status of the image: ``queued``, ``active``.
@@ -118,9 +122,9 @@ class GlanceImage(ImageTarget):
 
     def store(self, image: VerifiedImage, facts: ImageFacts) -> None:
         """See :meth:`.ImageTarget.store`."""
-        self.check()
+        found = self._queued()
         try:
-            self._describe(facts)
+            self._describe(facts, found.properties or {})
             self._put(image)
         except errors.SnapshotError:
             # A request that is broken off before its last block takes Glance back to queued.
@@ -128,14 +132,15 @@ class GlanceImage(ImageTarget):
             raise
         self._confirm(image)
 
-    def _describe(self, facts: ImageFacts) -> None:
+    def _describe(self, facts: ImageFacts, before: Mapping[str, Any]) -> None:
         try:
             self._glance.update_image(
                 self._id,
                 disk_format=facts.disk_format,
                 container_format="bare",
                 min_disk=-(-facts.virtual_size // _GIB),
-                image_type="snapshot",
+                # Nova tells by it a backup from a snapshot.
+                image_type=before.get("image_type", "snapshot"),
                 **({"snapshot_lost_bytes": str(facts.lost)} if facts.lost else {}),
             )
         except _GLANCE_ERRORS as exc:

@@ -151,7 +151,7 @@ class FakeGlance:
             raise openstack.exceptions.HttpException("bad gateway")
         if self.image is None:
             raise openstack.exceptions.NotFoundException("no such image")
-        return SimpleNamespace(**vars(self.image))
+        return SimpleNamespace(**vars(self.image), properties=self.properties)
 
     def update_image(self, image_id: str, **properties: Any) -> None:
         self.properties = properties
@@ -189,6 +189,13 @@ def test_a_queued_image_receives_the_data_and_its_properties() -> None:
         "disk_format": "qcow2", "container_format": "bare", "min_disk": 6,
         "image_type": "snapshot",
     }  # fmt: skip
+
+
+def test_an_image_that_has_a_type_keeps_it() -> None:
+    glance = FakeGlance()
+    glance.properties = {"image_type": "backup"}
+    _target(glance).store(_image(), FACTS)
+    assert glance.properties["image_type"] == "backup"
 
 
 @pytest.mark.parametrize("status", ["active", "saving", "deleted", "importing", "killed"])

@@ -23,7 +23,6 @@ LOG = log.getLogger(__name__)
 
 # Ironic is given half an hour for the way back, and half an hour for the power.
 _END_PATIENCE_S = 3600
-_SNAPSHOT = "snapshot"
 
 
 class SnapshotFailed(exception.NovaException):
@@ -58,18 +57,15 @@ class IronicSnapshotDriver(driver.IronicDriver):
         """
         with self._running(instance, update_task_state) as running:
             running.begin()
-            kind = self._describe(context, instance, image_id)
+            self._describe(context, instance, image_id)
             try:
                 self._take(context, instance, image_id, running)
             except errors.SnapshotError as exc:
                 raise _reason(instance, running, exc) from exc
             running.show_upload()
-            if kind != _SNAPSHOT:
-                # The upload calls it a snapshot; of a backup Nova finds the older ones by this.
-                self._image_api.update(context, image_id, {"properties": {"image_type": kind}})
 
-    def _describe(self, context: Any, instance: Any, image_id: str) -> str:
-        """Add to the properties that the image has from Nova's API; return its type."""
+    def _describe(self, context: Any, instance: Any, image_id: str) -> None:
+        """Add to the properties that the image has from Nova's API."""
         properties = {
             "image_location": "snapshot",
             "image_state": "available",
@@ -78,8 +74,7 @@ class IronicSnapshotDriver(driver.IronicDriver):
             "img_type": "whole-disk",
             **({"os_type": instance.os_type} if instance.os_type else {}),
         }
-        found = self._image_api.update(context, image_id, {"properties": properties})
-        return str(found["properties"].get("image_type", _SNAPSHOT))
+        self._image_api.update(context, image_id, {"properties": properties})
 
     def _take(self, context: Any, instance: Any, image_id: str, running: RunningSnapshot) -> None:
         settings = conf.Settings.read(CONF)
