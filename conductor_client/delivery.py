@@ -269,8 +269,14 @@ def _intermediate_image(order: Order, may_go_on: Callable[[], bool]) -> Iterator
         yield warnings
     except _Kept:
         raise
-    except BaseException:
+    except BaseException as exc:
         if may_go_on():
+            if isinstance(exc, errors.IronicUnavailable):
+                raise errors.NodeGoesOn(
+                    "%s; the node may go on, and then its image will be %s: upload that with "
+                    "--image %s --resume %s"
+                    % (exc, storage.describe(name), order.image_ref, order.image_name)
+                ) from exc
             LOG.warning("%(where)s stays, for now", {"where": storage.describe(name)})
         else:
             storage.discard(part_name(name), name, manifest_name(name))

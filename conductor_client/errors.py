@@ -51,6 +51,12 @@ class IronicUnavailable(SnapshotError):
     """Ironic's API does not answer, or refuses us."""
 
 
+class NodeGoesOn(IronicUnavailable):
+    """Nobody tells any more how the node is, which may go on: its image is to be kept."""
+
+    kept = True
+
+
 class NodeNotReady(SnapshotError):
     """The node cannot be asked for a snapshot as it is: nothing was started."""
 

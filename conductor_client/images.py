@@ -17,6 +17,7 @@ from keystoneauth1 import exceptions as keystone_exceptions
 from oslo_log import log
 
 from conductor_client import errors
+from conductor_client.ironic.image_access import REFUSALS
 from conductor_client.verified import VerifiedImage
 from snapshot_core.location import Location, part_name
 from snapshot_core.storage.directory import DirectoryStorage
@@ -179,6 +180,9 @@ class GlanceImage(ImageTarget):
         while time.monotonic() < deadline:
             try:
                 status = self._glance.get_image(self._id).status
+            except REFUSALS as exc:
+                LOG.warning("Glance is not asked any more: %(reason)s", {"reason": exc})
+                break
             except _GLANCE_ERRORS as exc:
                 LOG.warning("Glance does not answer: %(reason)s", {"reason": exc})
             if status in ("queued", "active"):

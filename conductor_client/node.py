@@ -19,7 +19,7 @@ from keystoneauth1 import exceptions as keystone_exceptions
 from oslo_log import log
 
 from conductor_client import errors, states
-from conductor_client.ironic.image_access import projects_of
+from conductor_client.ironic.image_access import REFUSALS, projects_of
 from conductor_client.ironic.record import KEY, Book
 from conductor_client.ironic.record import Record as SnapshotRecord
 from snapshot_core.process import printable
@@ -217,6 +217,13 @@ class Node:
             answer = self._connection.baremetal.request(
                 url, method, json=body, microversion=version, raise_exc=False
             )
+        except REFUSALS as exc:
+            # Not an outage: asking again does not help.
+            raise errors.IronicUnavailable(
+                "Keystone does not accept these credentials, or not any more (%s): a token alone "
+                "cannot be renewed when it expires, a password or an application credential can"
+                % exc
+            ) from exc
         except _API_ERRORS as exc:
             raise _Away("Ironic does not answer: %s" % exc) from exc
         if answer.status_code in (200, 202, 204):

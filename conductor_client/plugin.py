@@ -100,7 +100,14 @@ def run(
         done = record.free and record.provision_state == states.ACTIVE
         return done and _read(connection, image_ref).status == "active"
 
-    service.watch(arrived)
+    try:
+        service.watch(arrived)
+    except errors.IronicUnavailable as exc:
+        if service.is_over:
+            raise
+        raise errors.NodeGoesOn(
+            "%s; the conductor may go on, and then it uploads the image by itself" % exc
+        ) from exc
     return service.come_back(finishing=True)
 
 

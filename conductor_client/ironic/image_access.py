@@ -15,6 +15,8 @@ from keystoneauth1 import exceptions as keystone_exceptions
 
 from conductor_client import errors
 
+# What Keystone answers to credentials that it does not accept; 404 to a token that has expired.
+REFUSALS = (keystone_exceptions.Unauthorized, keystone_exceptions.NotFound)
 _GLANCE_ERRORS = (openstack.exceptions.SDKException, keystone_exceptions.ClientException)
 # Those of `community` and `public` images are seen by every project.
 _VISIBILITIES = ("private", "shared")
