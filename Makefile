@@ -5,7 +5,7 @@
 
 BIN := .venv/bin
 PACKAGES := snapshot_core ipa_snapshot conductor_client
-PYTHON_TREES := $(PACKAGES) bench tests docs/conf.py setup.py
+PYTHON_TREES := $(PACKAGES) bench tests docs/conf.py setup.py integrations/nova integrations/tempest
 
 .PHONY: audit bench demo test test-integrations test-ironic test-lowest test-machine \
     test-oldest lint docs ramdisk unit setup
@@ -19,7 +19,7 @@ IRONIC_TESTS := $(wildcard tests/functional/test_conductor_plugin*.py) \
     $(patsubst %,tests/functional/test_%.py,ironic_lab limits node_failures node_plugin \
         node_snapshot operators_guide states two_conductors)
 # Those of what integrations/ has, and with a Keystone.
-INTEGRATION_TESTS := $(patsubst %,tests/functional/test_%.py,verb)
+INTEGRATION_TESTS := $(patsubst %,tests/functional/test_%.py,keystone tempest verb)
 OLDEST_TESTS := $(patsubst %,tests/functional/test_%.py,ironic_lab service_step node_snapshot \
     node_failures node_reap states conductor_plugin whole_way)
 
@@ -36,8 +36,9 @@ test-ironic: setup          ## snapshots through a real Ironic, and its conducto
 	$(BIN)/python -m pytest -q $(AT_ONCE) $(IRONIC_TESTS)
 
 test-integrations: setup    ## with Keystone, Nova, tempest, and an Ironic that has the specification's own verb
-	tools/setup.sh glance ironic ironic-snapshot
+	tools/setup.sh glance keystone ironic ironic-snapshot nova tempest
 	$(BIN)/python -m pytest -q $(AT_ONCE) $(INTEGRATION_TESTS)
+	cd integrations/nova && ../../.venv-nova/bin/python -m pytest -q
 	integrations/ironic/unit-tests .venv-ironic-snapshot
 
 test-oldest: setup          ## those with an Ironic or an agent, on the oldest pair

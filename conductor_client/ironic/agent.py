@@ -81,7 +81,7 @@ class AgentSnapshot(SnapshotInterface):
         except errors.UploadFailed as exc:
             raise exception.ServiceUnavailable(str(exc)) from exc
         except errors.SnapshotError as exc:
-            raise exception.InvalidParameterValue(str(exc)) from exc
+            raise exception.InvalidParameterValue("%s: %s" % (exc.word, exc)) from exc
 
     def snapshot(self, task: TaskManager, image_ref: str, **options: Any) -> str:
         """See :meth:`.SnapshotInterface.snapshot`; ``options`` are some of CaptureOptions.

@@ -177,7 +177,8 @@ NOT_RUN = (
     "disks behind a real controller: loop devices stand for them, listed to the agent by a fake "
     "hardware manager",
     "xfs of version 4, where the kernel does not mount it: its map is read, and not shown right",
-    "Keystone: Glance trusts a fake middleware in its place; Ironic is asked without it",
+    "Keystone, in most tests: Glance trusts a fake middleware in its place, and Ironic is asked "
+    "without it; make test-integrations has a real one",
     "power, boot and networks of machines: Ironic's own fakes stand for them",
     "NTFS that Windows wrote, F2FS that a kernel wrote: ntfs-3g and f2fs-tools wrote them",
     "the agent in a ramdisk on a machine: it ran in namespaces of this one; make test-machine "

@@ -22,6 +22,11 @@ _SECONDS = 3.0
 # partclone.exfat takes three seconds for each
 _LEAST = 3
 
+# Numbers, and the names that LVM's text has.
+_VARYING = re.compile(
+    r"(?<=volume )[^ ;:]+|(?<=unknown )[^ ;:]+|(?<=LVM )[^ ;:]+|[0-9a-f-]*[0-9][0-9a-f-]*"
+)
+
 Flips = tuple[tuple[int, int], ...]
 """Where a bit is flipped: the offset of its byte, and its number."""
 
@@ -91,6 +96,6 @@ def flipped(original: bytes, flips: Flips) -> bytes:
 
 
 def outcome(found: UsedMap) -> str:
-    """Return in a line what kind of a map was found, without its numbers."""
+    """Return in a line what kind of a map was found, without its numbers and names."""
     said = {*found.warnings, *("%s: %s" % (part.fs, part.used_source) for part in found.partitions)}
-    return "; ".join(sorted({re.sub("[0-9a-f-]*[0-9][0-9a-f-]*", "#", one) for one in said}))[:200]
+    return "; ".join(sorted({_VARYING.sub("#", one) for one in said}))[:200]

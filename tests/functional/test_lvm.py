@@ -682,6 +682,8 @@ def _agrees_with_lvm(tools: Tools, slot: Slot, found: UsedMap) -> None:
         return
     free = []
     for row in filter(None, map(str.strip, report.splitlines())):
+        if row.count("|") != 4:
+            return  # a name with that, or with the end of a line, was made of another
         begin, size, start, length, name = row.split("|")
         if not name and int(size):
             free.append((int(begin) + int(start) * int(size), int(length) * int(size)))

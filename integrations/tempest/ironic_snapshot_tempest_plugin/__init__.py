@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tempest tests of snapshots of bare-metal nodes."""
