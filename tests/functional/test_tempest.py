@@ -182,8 +182,10 @@ class Room:
                         machine.boots += 1
                         machine.device = told["device"]
                 for machine in self._machines.values():
-                    if machine.agent is not None and machine.is_to_stop():
-                        machine.agent.kill()
+                    # The machine's own thread forgets it as soon as it has ended.
+                    agent = machine.agent
+                    if agent is not None and machine.is_to_stop():
+                        agent.kill()
 
     def _run(self, machine: Placed, closing: threading.Event) -> None:
         while not closing.wait(0.2):
