@@ -13,7 +13,8 @@ from requests import Response
 
 from conductor_client import states
 from tests.functional.conftest import same_files
-from tests.lab import conductors, disks, nodes
+from tests.lab import cluster, conductors, disks, nodes
+from tests.lab.cluster import Cluster
 from tests.lab.conductors import Backends
 from tests.lab.ironic import DEFAULT_VENV, SNAPSHOT_VENV, Ironic
 from tests.lab.nodes import Node
@@ -257,6 +258,34 @@ def test_it_outlives_the_death_of_the_conductor(
             ironic.start_again()
             assert conductors.phase_of(node.record()) == moment
         node.wait_for("active", timeout_s=120)
+    assert same_files(small_disk, backends.glance.images / image, tmp_path)
+    conductors.wait_until_forgotten(node)
+    assert backends.names(node) == []
+
+
+@pytest.fixture
+def pair(tmp_path: pathlib.Path, backends: Backends) -> Iterator[Cluster]:
+    """Two conductors with one database, which speak with each other."""
+    where = tmp_path / "cluster"
+    where.mkdir()
+    with cluster.cluster(where, backends, venv=SNAPSHOT_VENV, config=CONFIG) as running:
+        yield running
+
+
+def test_another_conductor_takes_over_from_one_that_died(
+    pair: Cluster, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
+) -> None:
+    node, image = pair.enrol(pair.one), backends.new_image()
+    # Through the API of the other one, which asks the node's conductor.
+    assert snapshot(node, image).status_code == 202
+    with conductors.ramdisk(node, small_disk, "snapshot wait"):
+        with conductors.slowed_network():
+            conductors.wait_for_phase(node, "capturing")
+            node.wait_for("snapshot wait")
+            pair.one.kill()
+        node.wait_for("active", timeout_s=180)
+    assert node.record().conductor == pair.other.host
+    assert backends.status(image) == "active"
     assert same_files(small_disk, backends.glance.images / image, tmp_path)
     conductors.wait_until_forgotten(node)
     assert backends.names(node) == []

@@ -107,7 +107,7 @@ class Conductor(Ironic):
 
     def __init__(
         self, directory: pathlib.Path, backends: conductors.Backends, host: str, database: str,
-        **options: object,
+        venv: pathlib.Path, config: str, **options: object,
     ) -> None:  # fmt: skip
         self.host = host
         # A statsd for one: its socket is what keeps the datagrams.
@@ -117,8 +117,9 @@ class Conductor(Ironic):
         self._metrics.setblocking(False)
         own = _CONFIG.format(host=host, database=database, statsd=self._metrics.getsockname()[1])
         super().__init__(
-            directory, backends.gate.url, extra_config=backends.config(**options) + own
-        )
+            directory, backends.gate.url, extra_config=backends.config(**options) + own + config,
+            venv=venv,
+        )  # fmt: skip
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
@@ -210,26 +211,30 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(
-    directory: pathlib.Path, backends: conductors.Backends, **options: object
-) -> Iterator[Cluster]:
-    """Run two conductors with these options of [snapshot] while the context lasts."""
+    directory: pathlib.Path, backends: conductors.Backends, *, venv: pathlib.Path = DEFAULT_VENV,
+    config: str = "", **options: object,
+) -> Iterator[Cluster]:  # fmt: skip
+    """Run two conductors with these options of [snapshot] while the context lasts.
+
+    :param venv: that of their Ironic; ``config``: sections to append to its configuration.
+    """
     with contextlib.ExitStack() as running:
         database = running.enter_context(MariaDB(directory / "database")).url
         one, other = (
-            Conductor(directory / host, backends, host, database, **options)
+            Conductor(directory / host, backends, host, database, venv, config, **options)
             # Each with a port for JSON-RPC, which is the same by default.
             for host in ("127.0.0.1", "127.0.0.2")
         )
-        _create_schema(directory, database)
+        _create_schema(directory, database, venv)
         pair = Cluster(running.enter_context(one), running.enter_context(other))
         pair.wait_for_both()
         yield pair
 
 
-def _create_schema(directory: pathlib.Path, database: str) -> None:
+def _create_schema(directory: pathlib.Path, database: str, venv: pathlib.Path) -> None:
     config = directory / "schema.conf"
     config.write_text("[database]\nconnection = %s\n" % database)
     subprocess.run(
-        [DEFAULT_VENV / "bin/ironic-dbsync", "--config-file", config, "create_schema"],
+        [venv / "bin/ironic-dbsync", "--config-file", config, "create_schema"],
         check=True, capture_output=True,
     )  # fmt: skip
