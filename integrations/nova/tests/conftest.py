@@ -33,6 +33,10 @@ _IRONIC = """\
 # Machines are deployed by nothing, and serviced by the agent.
 enabled_deploy_interfaces = direct,fake
 """
+_VERB = """\
+enabled_snapshot_interfaces = agent,no-snapshot
+default_snapshot_interface = agent
+"""
 
 
 def pytest_sessionstart() -> None:
@@ -62,6 +66,22 @@ def bare_metal(
     config = backends.config() + RECORDED + _IRONIC
     where = tmp_path_factory.mktemp("ironic")
     with recording(), ironic.Ironic(where, backends.gate.url, extra_config=config) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bare_metal_with_verb(
+    backends: conductors.Backends, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ironic.Ironic]:
+    """An Ironic that has the specification's own verb."""
+    config = backends.config() + RECORDED + _IRONIC + _VERB
+    where = tmp_path_factory.mktemp("ironic-with-verb")
+    with (
+        recording(),
+        ironic.Ironic(
+            where, backends.gate.url, extra_config=config, venv=ironic.SNAPSHOT_VENV
+        ) as server,
+    ):
         yield server
 
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``openstack server image create`` of a bare-metal instance: Nova, Ironic and Glance are real."""
 
+import pathlib
 import time
+from collections.abc import Iterator
 
 import pytest
 from nova import context as nova_context
@@ -10,7 +12,8 @@ from nova_cloud import BASE_PROPERTIES, SIGNATURE, CloudTestCase, Server
 from openstack.exceptions import NotFoundException
 
 from tests.functional.conftest import same_files
-from tests.lab import conductors
+from tests.lab import conductors, disks
+from tests.lab.ironic import Ironic
 from tests.lab.machines import AND_BACK, THERE, wait_until
 
 
@@ -176,5 +179,27 @@ class TestSnapshots(CloudTestCase):
         with server.ramdisk(), conductors.slowed_network():
             conductors.wait_for_phase(server.node, "capturing")
             self.delete(server, image)
+        conductors.wait_until_forgotten(server.node)
+        assert self.backends.names(server.node) == []
+
+
+class TestSnapshotsByTheVerb(CloudTestCase):
+    @pytest.fixture(autouse=True)
+    def _surroundings(
+        self, backends: conductors.Backends, bare_metal_with_verb: Ironic, small_disk: disks.Disk,
+        tmp_path: pathlib.Path,
+    ) -> Iterator[None]:  # fmt: skip
+        self.__dict__["_lab"] = (backends, bare_metal_with_verb, small_disk, tmp_path)
+        yield
+        backends.gate.forget()
+
+    def test_a_node_that_has_it_is_asked_by_it(self) -> None:
+        server = self.make_server()
+        image = server.create_image()
+        with conductors.ramdisk(server.node, self.disk, "snapshot wait"):
+            server.wait_for("ACTIVE", None)
+            assert server.node.wait_for("active").power_state == "power on"
+        assert self.glance.get_image(image).status == "active"
+        assert same_files(self.disk, self.backends.glance.images / image, self.scratch)
         conductors.wait_until_forgotten(server.node)
         assert self.backends.names(server.node) == []
