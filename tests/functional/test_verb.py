@@ -2,6 +2,7 @@
 """Snapshots by the specification's own states and verb, on an Ironic that was changed for them."""
 
 import contextlib
+import os
 import pathlib
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from requests import Response
 
 from conductor_client import states
+from tests.functional.commands import finish
 from tests.functional.conftest import same_files
 from tests.lab import cluster, conductors, disks, nodes
 from tests.lab.cluster import Cluster
@@ -105,6 +107,26 @@ def test_a_snapshot_goes_through_the_states_of_the_specification(
     assert backends.names(node) == []
     internal = node.record().driver_internal_info
     assert not [key for key in internal if key.startswith(("snapshot", "agent_secret"))]
+
+
+def test_the_command_uses_the_verb(
+    ironic: Ironic, node: Node, backends: Backends, small_disk: disks.Disk, tmp_path: pathlib.Path
+) -> None:
+    image = backends.new_image()
+    command = subprocess.Popen(
+        ironic.openstack_command(
+            "baremetal", "node", "snapshot", node.uuid, "--image", image, "--wait", "-f", "json"
+        ),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **ironic.environment()},
+    )  # fmt: skip
+    with conductors.ramdisk(node, small_disk, "snapshot wait"):
+        outcome = finish(command)
+    assert outcome.code == 0, outcome.err
+    told = (outcome.json["image_ref"], outcome.json["state"], outcome.json["consistency"])
+    assert told == (image, "active", "clean")
+    assert same_files(small_disk, backends.glance.images / image, tmp_path)
+    assert changes(ironic, node) == SUCCESS
 
 
 def test_the_api_knows_the_verb_from_its_version_on(node: Node, backends: Backends) -> None:
