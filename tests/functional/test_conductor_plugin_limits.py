@@ -192,6 +192,7 @@ def test_one_upload_at_a_time_is_under_way_if_more_are_not_wanted(
             ramdisks.enter_context(conductors.ramdisk(node, small_disk))
         for node in nodes.values():
             conductors.wait_for_phase(node, "uploading")
+    wait_until("an upload under way", lambda: gate.uploads)
     waiting = nodes[next(image for image in nodes if image != gate.uploads[0].image)]
     conductors.wait_for_looks(waiting)
     assert [upload.under_way for upload in gate.uploads] == [True]
