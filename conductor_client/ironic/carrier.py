@@ -14,7 +14,7 @@ FLAG_NO_RAMDISK = "service_disable_ramdisk"
 _INTERFACE = "vendor"
 _STEPS = ("snapshot", "upload_snapshot")
 # In driver_internal_info of a node that was asked for a snapshot and waits for its ramdisk; and of
-# one whose instance is not back from it: it is True until that was tried.
+# one whose instance is not back from it: 'tried' once that failed, else True.
 _NOT_BEGUN = "snapshot_image_ref"
 RAMDISK = "snapshot_ramdisk"
 

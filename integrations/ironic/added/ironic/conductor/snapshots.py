@@ -29,8 +29,8 @@ LOG = log.getLogger(__name__)
 # In driver_internal_info from the request until the snapshot is begun.
 IMAGE_REF = 'snapshot_image_ref'
 # In driver_internal_info as long as boot device, networks and power of the
-# node may not be as its instance has them: True until it was tried to bring
-# them back.
+# node may not be as its instance has them: 'tried' once that failed to bring
+# them back, else True.
 RAMDISK = 'snapshot_ramdisk'
 
 
@@ -142,9 +142,12 @@ def finish(task):
 def _bring_instance_back(task):
     node = task.node
     if RAMDISK in node.driver_internal_info:
-        node.set_driver_internal_info(RAMDISK, 'tried')
-        node.save()
-        task.driver.deploy.tear_down_service(task)
+        try:
+            task.driver.deploy.tear_down_service(task)
+        except Exception:
+            node.set_driver_internal_info(RAMDISK, 'tried')
+            node.save()
+            raise
         _wipe_internal_info(task)
     task.driver.deploy.restore_interface(task)
 
@@ -219,14 +222,13 @@ def do_node_snapshot_abort(task):
                   errmsg=errmsg, set_fail_state=False)
 
 
-def tear_down_before_delete(task, initial_state):
+def tear_down_before_delete(task):
     """Take away what a snapshot has set up on a node that is undeployed.
 
-    :param task: a TaskManager instance with an exclusive lock on its node
-    :param initial_state: the provision state from which it is undeployed.
+    :param task: a TaskManager instance with an exclusive lock on its node,
+        whatever has become of it since the snapshot.
     """
-    if (initial_state in states.SNAPSHOT_STATES
-            and RAMDISK in task.node.driver_internal_info):
+    if RAMDISK in task.node.driver_internal_info:
         task.driver.boot.clean_up_ramdisk(task)
         with utils.power_state_for_network_configuration(task):
             task.driver.network.remove_servicing_network(task)

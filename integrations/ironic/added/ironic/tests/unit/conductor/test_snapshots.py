@@ -167,14 +167,11 @@ class SnapshotTestCase(db_base.DbTestCase):
 
     def test_before_an_undeploy_the_ramdisk_and_its_network_are_gone(self):
         node = self._node(states.DELETING, network_interface='noop',
-                          driver_internal_info={snapshots.RAMDISK: True})
+                          driver_internal_info={snapshots.RAMDISK: 'tried'})
         with mock.patch.object(fake.FakeBoot, 'clean_up_ramdisk',
                                autospec=True) as clean_up:
-            self._run(snapshots.tear_down_before_delete, node,
-                      states.SERVICEWAIT)
-            clean_up.assert_not_called()
-            self._run(snapshots.tear_down_before_delete, node,
-                      states.SNAPSHOTWAIT)
+            self._run(snapshots.tear_down_before_delete, node)
+            self._run(snapshots.tear_down_before_delete, node)
             clean_up.assert_called_once_with(mock.ANY, mock.ANY)
         self.assertEqual({}, node.driver_internal_info)
 
@@ -275,6 +272,14 @@ class ManagerTestCase(mgr_utils.ServiceSetUpMixin, db_base.DbTestCase):
         node.refresh()
         self.assertEqual(states.SNAPSHOTWAIT, node.provision_state)
 
+    def test_continue_node_snapshot_leaves_one_that_is_not_begun_alone(self):
+        node = self._node(states.SNAPSHOTWAIT,
+                          driver_internal_info={snapshots.IMAGE_REF: IMAGE})
+        self.service.continue_node_snapshot(self.context, node.uuid)
+        node.refresh()
+        self.assertEqual(states.SNAPSHOTWAIT, node.provision_state)
+        self.spawn.assert_not_called()
+
     def test_continue_node_snapshot_in_a_wrong_state(self):
         node = self._node(states.ACTIVE)
         self.assertRaises(exception.InvalidStateRequested,
@@ -321,6 +326,22 @@ class ManagerTestCase(mgr_utils.ServiceSetUpMixin, db_base.DbTestCase):
         node.refresh()
         self.assertEqual(states.SNAPSHOTFAIL, node.provision_state)
         self.assertIn("can't be resumed", node.last_error)
+
+    def test_a_conductor_fails_what_a_dead_one_had_in_its_hands(self):
+        self.spawn.side_effect = (
+            lambda service, function, *args: function(*args) or mock.Mock())
+        node = self._node(states.SNAPSHOTTING, reservation='dead',
+                          target_provision_state=states.ACTIVE)
+        with mock.patch.object(self.dbapi, 'get_offline_conductors',
+                               autospec=True, return_value=['dead']), \
+                mock.patch.object(manager.ConductorManager,
+                                  '_mapped_to_this_conductor', autospec=True,
+                                  return_value=True):
+            self.service._check_orphan_nodes(self.context)
+        node.refresh()
+        self.assertEqual(states.SNAPSHOTFAIL, node.provision_state)
+        self.assertIsNone(node.reservation)
+        self.assertIn('take over', node.last_error)
 
     def test_a_heartbeat_goes_to_the_snapshot(self):
         node = self._node(states.SNAPSHOTWAIT, deploy_interface='direct')
