@@ -9,8 +9,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ironic.common import exception
 from ironic.conductor.base_manager import BaseConductorManager
@@ -23,7 +22,7 @@ from conductor_client.delivery import CaptureOptions, check_captured, encrypting
 from conductor_client.ironic import config, glance, ledger, periodic, work
 from conductor_client.ironic.agent_client import Listener
 from conductor_client.ironic.base import SnapshotInterface
-from conductor_client.ironic.carrier import Carrier, StateCarrier
+from conductor_client.ironic.carrier import WAYS, Carrier, StateCarrier
 from conductor_client.ironic.clean_up import CleanUp
 from conductor_client.ironic.clocks import Clocks
 from conductor_client.ironic.config import Settings
@@ -41,6 +40,10 @@ _PURPOSE = "snapshot"
 _SETTLE_S = 600
 # How long Ironic may take to go on before it is asked again, in case it was stopped.
 _RESUME_S = 60
+_STOPPED_IN_FAILURE = (
+    "the conductor was stopped while it brought the instance back after a failure, of which its "
+    "log tells"
+)
 
 # After these a captured image is as good as before, and another upload may succeed.
 _KEEPING = (
@@ -51,15 +54,16 @@ _KEEPING = (
 class AgentSnapshot(SnapshotInterface):
     """Sends the agent ``snapshot.stream_image``, follows it, and brings the image into Glance."""
 
+    # One for all: a conductor with both ways has two objects, each of which cleans up after both.
+    _preparations: ClassVar[Jobs[None]] = Jobs()
+    _uploads: ClassVar[Jobs[None]] = Jobs()
+
     def __init__(self, carrier: Carrier | None = None) -> None:
         self._carrier = carrier or StateCarrier()
         self._listener = Listener(self._carrier.timeout_option)
         self._not_yet = Clocks()
         self._resumed = Clocks()
-        self._preparations: Jobs[None] = Jobs()
-        self._uploads: Jobs[None] = Jobs()
         self._clean_up = CleanUp(self._forget)
-        self._emptied: Path | None = None
 
     def get_properties(self) -> dict[str, str]:
         """See Ironic's BaseInterface."""
@@ -91,7 +95,7 @@ class AgentSnapshot(SnapshotInterface):
         given = {name: value for name, value in options.items() if value is not None}
         wanted = CaptureOptions(**{"writer": Settings.read(CONF).writer, **given})
         book = ledger.read_or_give_up(task.node).retired()
-        record = Record.new(image_ref, wanted, ledger.now())
+        record = _new_record(task.node, image_ref, wanted)
         ledger.write(task.node, replace(book, record=record))
         self._note(task, record, "requested")
         return self._carrier.wait(task)
@@ -104,8 +108,12 @@ class AgentSnapshot(SnapshotInterface):
         now = ledger.now()
         book = ledger.read_or_give_up(task.node)
         record = book.record
-        if record is None or not record.kept_for_s(now, Settings.read(CONF).retention):
-            book, record = book.retired(), Record.new(image_ref, CaptureOptions(), now)
+        if (
+            record is None
+            or record.disk_of != ledger.tenancy(task.node)
+            or not record.kept_for_s(now, Settings.read(CONF).retention)
+        ):
+            book, record = book.retired(), _new_record(task.node, image_ref, CaptureOptions())
         record = record.turned(Phase.UPLOADING, now, image_ref=image_ref)
         ledger.write(task.node, replace(book, record=record))
         self._note(task, record, "to be uploaded again")
@@ -153,15 +161,17 @@ class AgentSnapshot(SnapshotInterface):
             case Phase.REQUESTED:
                 self._prepare(task, record, settings)
             case Phase.STARTING:
-                raise errors.AgentUnavailable(
-                    "the conductor was stopped while it sent the command: take the snapshot again"
-                )
+                self._give_up_start(task, record)
             case Phase.CAPTURING:
                 self._follow(task, record, settings)
             case Phase.UPLOADING:
                 self._upload(task, record, settings)
             case Phase.DONE:
                 self._resume(task, record)
+            case Phase.FAILED:
+                raise errors.AgentUnavailable(_STOPPED_IN_FAILURE)
+            case Phase.KEPT:
+                raise errors.UploadFailed(_STOPPED_IN_FAILURE)
 
     def _prepare(self, task: TaskManager, record: Record, settings: Settings) -> None:
         job = self._preparations.find(record.generation)
@@ -198,8 +208,16 @@ class AgentSnapshot(SnapshotInterface):
             ledger.turn(task, record, Phase.CAPTURING, command_id=command_id)
             self._note(task, record, "capturing %s" % record.image_name)
 
+    def _give_up_start(self, task: TaskManager, record: Record) -> None:
+        # Whoever sends the command holds the lock meanwhile.
+        with self._locked(task, record) as found:
+            if found:
+                raise errors.AgentUnavailable(
+                    "the conductor was stopped while it sent the command: take the snapshot again"
+                )
+
     def _captures(self, task: TaskManager) -> int:
-        return ledger.count_captures(task, self._carrier.wait_state)
+        return ledger.count_captures(task, [way.wait_state for way in WAYS])
 
     def _follow(self, task: TaskManager, record: Record, settings: Settings) -> None:
         if ledger.now() - record.since > settings.timeout:
@@ -207,6 +225,8 @@ class AgentSnapshot(SnapshotInterface):
                 "the capture was not done within %d s: see [snapshot]timeout" % settings.timeout
             )
         captured = self._listener.ask(task.node, record).captured
+        # The agent's heartbeats may not come through, and it works all the same.
+        task.node.touch_provisioning()
         if captured is None:
             return
         check_captured(captured, record.image_name, record.options.encrypt_for)
@@ -230,7 +250,8 @@ class AgentSnapshot(SnapshotInterface):
         job = self._uploads.find(record.generation)
         if job is None:
             upload = functools.partial(
-                work.upload, _work_task(task.node, record, settings), self._scratch(settings)
+                work.upload, _work_task(task.node, record, settings),
+                work.scratch(settings.work_dir, CONF.host),
             )
             self._uploads.start(record.generation, upload, settings.max_concurrent_uploads)
         elif not job.running:
@@ -311,11 +332,10 @@ class AgentSnapshot(SnapshotInterface):
     def _note(self, task: TaskManager, record: Record, what: str) -> None:
         self._carrier.note(task, "Snapshot into image %s: %s" % (record.image_ref, what))
 
-    def _scratch(self, settings: Settings) -> Path:
-        # Not a property: Ironic's BaseInterface reads all of these when the conductor starts.
-        if self._emptied is None:
-            self._emptied = work.empty_scratch(settings.work_dir, CONF.host)
-        return self._emptied
+
+
+def _new_record(node: Node, image_ref: str, options: CaptureOptions) -> Record:
+    return Record.new(image_ref, options, ledger.now(), ledger.tenancy(node))
 
 
 def _ended(record: Record, error: errors.SnapshotError) -> Record:

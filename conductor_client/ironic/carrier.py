@@ -3,16 +3,18 @@
 
 from typing import Protocol
 
-from ironic.common import async_steps
+from ironic.common import async_steps, faults
 from ironic.conductor import utils as manager_utils
 from ironic.conductor.task_manager import TaskManager
 from ironic.objects import Node
 
 from conductor_client import states
+from conductor_client.ironic.record import Phase, Record
 
 FLAG_NO_RAMDISK = "service_disable_ramdisk"
 _INTERFACE = "vendor"
 _STEPS = ("snapshot", "upload_snapshot")
+_UNDER_WAY = (Phase.REQUESTED, Phase.STARTING, Phase.CAPTURING, Phase.UPLOADING)
 # In driver_internal_info of a node that was asked for a snapshot and waits for its ramdisk; and of
 # one whose instance is not back from it: 'tried' once that failed, else True.
 _NOT_BEGUN = "snapshot_image_ref"
@@ -49,10 +51,12 @@ class Carrier(Protocol):
     def note(self, task: TaskManager, event: str) -> None:
         """Add an event to the node's history; the task must have an exclusive lock."""
 
-    def is_stranded(self, node: Node) -> bool:
-        """Tell whether a conductor died in the midst of it, and nobody brought the instance back.
+    def is_stranded(self, node: Node, record: Record | None) -> bool:
+        """Tell whether Ironic itself ended the snapshot, and did not bring the instance back.
 
-        Ironic fails what a dead conductor had in its hands, and does no more.
+        It fails what a dead conductor had in its hands, and does no more.
+
+        :param record: the last snapshot that the node remembers.
         """
 
     def bring_back(self, task: TaskManager) -> None:
@@ -103,16 +107,27 @@ class ServiceCarrier:
         """See :meth:`.Carrier.note`."""
         manager_utils.node_history_record(task.node, event=event, event_type=states.SERVICING)
 
-    def is_stranded(self, node: Node) -> bool:
+    def is_stranded(self, node: Node, record: Record | None) -> bool:
         """See :meth:`.Carrier.is_stranded`."""
-        # Whatever else fails a service takes its step away.
-        return node.provision_state == states.SERVICE_FAILED and _is_our_step(node)
+        if node.provision_state != states.SERVICE_FAILED:
+            return False
+        if node.maintenance:
+            # Ironic's own patience was at its end: then it sets this first, and with it touches
+            # neither power nor networks.
+            under_way = record is not None and record.phase in _UNDER_WAY
+            return under_way and node.fault == faults.SERVICE_FAILURE
+        # Whatever else fails a service takes its step away. So does the end of one, before the
+        # instance is brought back; after an upload alone there is nothing to bring back.
+        is_done = record is not None and record.phase == Phase.DONE and record.kept_since is None
+        return is_done or _is_our_step(node)
 
     def bring_back(self, task: TaskManager) -> None:
         """See :meth:`.Carrier.bring_back`."""
+        node = task.node
+        node.maintenance, node.maintenance_reason, node.fault = False, None, None
         manager_utils.servicing_error_handler(
-            task, _brought_back(task.node), set_maintenance=False, set_fail_state=False,
-            tear_down_service=not task.node.driver_internal_info.get(FLAG_NO_RAMDISK),
+            task, _brought_back(node), set_maintenance=False, set_fail_state=False,
+            tear_down_service=not node.driver_internal_info.get(FLAG_NO_RAMDISK),
         )  # fmt: skip
 
 
@@ -154,9 +169,9 @@ class StateCarrier:
         """See :meth:`.Carrier.note`."""
         manager_utils.node_history_record(task.node, event=event, event_type=states.SNAPSHOTTING)
 
-    def is_stranded(self, node: Node) -> bool:
+    def is_stranded(self, node: Node, record: Record | None) -> bool:
         """See :meth:`.Carrier.is_stranded`."""
-        failed = node.provision_state == states.SNAPSHOT_FAILED
+        failed = node.provision_state == states.SNAPSHOT_FAILED and not node.maintenance
         return failed and node.driver_internal_info.get(RAMDISK) is True
 
     def bring_back(self, task: TaskManager) -> None:

@@ -41,31 +41,33 @@ class CleanUp:
 
     def _bring_back_if_stranded(self, task: TaskManager) -> None:
         for way in WAYS:
-            if way.is_stranded(task.node) and not task.node.maintenance:
+            if way.is_stranded(task.node, ledger.read_or_give_up(task.node).record):
                 task.upgrade_lock(purpose=_PURPOSE)
-                if way.is_stranded(task.node):
+                if way.is_stranded(task.node, ledger.read_or_give_up(task.node).record):
                     task.load_driver()
                     way.bring_back(task)
                 task.downgrade_lock()
 
     def _conclude(self, task: TaskManager) -> None:
         book = ledger.read_or_give_up(task.node)
-        if self._after_the_service(book) == book and ledger.remembers(task.node, book):
+        if self._after_the_service(task.node, book) == book and ledger.remembers(task.node, book):
             return
         task.upgrade_lock(purpose=_PURPOSE)
         book = ledger.read_or_give_up(task.node)
         if not is_running(task.node):
             if book.record is not None:
                 self._forget(book.record.generation)
-            ledger.write(task.node, self._after_the_service(book))
+            ledger.write(task.node, self._after_the_service(task.node, book))
         # None is held while the storage is waited for.
         task.downgrade_lock()
 
-    def _after_the_service(self, book: Book) -> Book:
+    def _after_the_service(self, node: Node, book: Book) -> Book:
         """Return what is to be remembered once the service is over, however it ended."""
         record, now = book.record, ledger.now()
         if record is None or not record.kept_for_s(now, Settings.read(CONF).retention):
             return book.retired()
+        if record.disk_of != ledger.tenancy(node):
+            return book.retired()  # Its instance is gone; nobody else is to get its disk.
         # Its upload may have been cut short once more.
         return book if record.phase == Phase.KEPT else replace(book, record=record.kept(now))
 

@@ -106,8 +106,6 @@ class Image:
 
 def projects_of(owner: str | None, lessee: str | None, instance_project: object) -> frozenset[str]:
     """Return the projects whose images a node's snapshot may go into."""
-    return frozenset(
-        project
-        for project in (owner, lessee, instance_project)
-        if project and isinstance(project, str)
-    )
+    # A lessee may write into the instance's information what it likes: any project.
+    trusted = (owner, lessee) if lessee else (owner, instance_project)
+    return frozenset(project for project in trusted if project and isinstance(project, str))

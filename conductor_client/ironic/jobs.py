@@ -62,9 +62,10 @@ class Job(Generic[Result]):
 
 
 class Jobs(Generic[Result]):
-    """The jobs of one kind, by their keys."""
+    """The jobs of one kind, by their keys; threads may share them."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._jobs: dict[str, Job[Result]] = {}
         # They count as long as they run.
         self._cancelled: list[Job[Result]] = []
@@ -75,15 +76,17 @@ class Jobs(Generic[Result]):
 
     def start(self, key: str, work: Callable[[OnProgress], Result], most: int) -> bool:
         """Start a job unless ``most`` run already, and tell whether it was started."""
-        self._cancelled = [job for job in self._cancelled if job.running]
-        running = [job for job in list(self._jobs.values()) if job.running]
-        if len(running) + len(self._cancelled) >= most:
-            return False
-        self._jobs[key] = Job(key, work)
-        return True
+        with self._lock:
+            self._cancelled = [job for job in self._cancelled if job.running]
+            running = [job for job in self._jobs.values() if job.running]
+            if len(running) + len(self._cancelled) >= most:
+                return False
+            self._jobs[key] = Job(key, work)
+            return True
 
     def forget(self, key: str) -> None:
         """Cancel the job of this key, if there is one, and forget it."""
-        if job := self._jobs.pop(key, None):
-            job.cancel()
-            self._cancelled.append(job)
+        with self._lock:
+            if job := self._jobs.pop(key, None):
+                job.cancel()
+                self._cancelled.append(job)

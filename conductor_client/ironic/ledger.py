@@ -22,6 +22,12 @@ def now() -> int:
     return int(time.time())
 
 
+def tenancy(node: Node) -> tuple[str | None, ...]:
+    """Return whose disk the node has now: another instance's is not that of the one before."""
+    project = node.instance_info.get("project_id")
+    return (node.instance_uuid, node.owner, node.lessee, project)
+
+
 def read(node: Node) -> Book:
     """Return what the node remembers, as it was when the node was read.
 
@@ -76,10 +82,10 @@ def put(task: TaskManager, record: Record) -> Record:
     return record
 
 
-def count_captures(task: TaskManager, wait_state: str) -> int:
+def count_captures(task: TaskManager, wait_states: list[str]) -> int:
     """Return how many machines are captured now, by any conductor."""
     nodes = Node.list(
-        task.context, filters={"provision_state": wait_state}, fields=["driver_internal_info"]
+        task.context, filters={"provision_state_in": wait_states}, fields=["driver_internal_info"]
     )
     return sum(_is_captured(node) for node in nodes)
 

@@ -51,6 +51,7 @@ class Record:
     :ivar captured: what is in the storage, once it is.
     :ivar kept_since: when an upload failed after which the image is kept, in seconds since the
         epoch.
+    :ivar disk_of: whose disk it is, see :func:`.ledger.tenancy`.
     """
 
     generation: str
@@ -61,15 +62,18 @@ class Record:
     command_id: str | None = None
     captured: Captured | None = None
     kept_since: int | None = None
+    disk_of: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not _GENERATION.fullmatch(self.generation):
             raise errors.InvalidRequest("%r is no snapshot's generation" % self.generation)
 
     @classmethod
-    def new(cls, image_ref: str, options: CaptureOptions, now: int) -> "Record":
+    def new(
+        cls, image_ref: str, options: CaptureOptions, now: int, disk_of: tuple[str | None, ...] = ()
+    ) -> "Record":
         """Return the record of a snapshot that nobody has begun to take."""
-        return cls(uuid.uuid4().hex, image_ref, Phase.REQUESTED, now, options)
+        return cls(uuid.uuid4().hex, image_ref, Phase.REQUESTED, now, options, disk_of=disk_of)
 
     @property
     def image_name(self) -> str:
@@ -183,6 +187,7 @@ def _parse_record(raw: Mapping[str, Any]) -> Record:
         "phase": Phase(raw["phase"]),
         "options": CaptureOptions(**raw["options"]),
         "captured": Captured.parse(raw["captured"]) if raw["captured"] else None,
+        "disk_of": tuple(raw["disk_of"]),
     }
     return Record(**values)
 
@@ -191,6 +196,7 @@ def _record_to_wire(record: Record) -> dict[str, Any]:
     values = {name: getattr(record, name) for name in record.__dataclass_fields__}
     values["phase"] = record.phase.value
     values["options"] = asdict(record.options)
+    values["disk_of"] = list(record.disk_of)
     values["captured"] = _captured_to_wire(record.captured) if record.captured else None
     return values
 

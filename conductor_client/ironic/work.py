@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done in threads: the checks before a capture, and the way from the storage to Glance."""
 
+import functools
 import shutil
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from snapshot_core.location import manifest_name
 from snapshot_core.progress import OnProgress, Progress
 
 LOG = log.getLogger(__name__)
+
+_EMPTYING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ def upload(task: Task, scratch: Path, on_progress: OnProgress) -> None:
                 # removes the image from the storage, too.
                 if not _has_come(connection, image.id, captured.sha512):
                     raise
+        # Cancelled in the meantime, it stays for as long as it is to be kept.
+        on_progress(Progress("clean up"))
         storage.discard(task.stored_name, manifest_name(task.stored_name))
 
 
@@ -123,6 +129,15 @@ class _SpaceGuard:
                 )
 
 
+def scratch(work_dir: str, host: str) -> Path:
+    """Return what :func:`empty_scratch` does, emptied by the first call of this process alone.
+
+    :raises: UploadFailed
+    """
+    with _EMPTYING:
+        return _emptied_once(work_dir, host)
+
+
 def empty_scratch(work_dir: str, host: str) -> Path:
     """Return this conductor's own directory in ``work_dir``, without what an earlier run left.
 
@@ -136,3 +151,6 @@ def empty_scratch(work_dir: str, host: str) -> Path:
     except OSError as exc:
         raise errors.UploadFailed("%s cannot be used: %s" % (scratch, exc)) from exc
     return scratch
+
+
+_emptied_once = functools.cache(empty_scratch)

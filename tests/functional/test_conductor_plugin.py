@@ -302,8 +302,8 @@ def test_a_snapshot_outlives_the_death_of_the_conductor(
         with conductors.slowed_network():
             conductors.wait_for_phase(node, moment)
             ironic.kill()
+            assert conductors.phase_in_database(ironic, node) == moment
             ironic.start_again()
-            assert conductors.phase_of(node.record()) == moment
         node.wait_for("active", timeout_s=120)
     assert cloud.image.get_image(image).status == "active"
     assert same_files(small_disk, image_service.images / image, tmp_path)
@@ -320,8 +320,8 @@ def test_a_conductor_that_dies_in_the_midst_brings_the_instance_back_when_it_sta
     with ramdisk(node, small_disk), conductors.slowed_network():
         conductors.wait_for_phase(node, "capturing")
         ironic.kill()
-        # As it is when the step begins and while Ironic tears down: moments that no test meets.
-        conductors.put_into_state(ironic, node, "servicing")
+        # As it is when the step begins: a moment that no test meets.
+        conductors.change_in_database(ironic, node, provision_state="servicing")
         ironic.start_again()
         node.wait_until("out of the step", lambda record: not record.service_step)
         failed = service_failed(node)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import sqlite3
 import subprocess
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,17 +20,20 @@ from tests.lab import cluster, conductors, disks, nodes
 from tests.lab.cluster import Cluster
 from tests.lab.conductors import Backends
 from tests.lab.ironic import DEFAULT_VENV, SNAPSHOT_VENV, Ironic
+from tests.lab.machines import RECORDED, Machine, dying_midway, recording, wait_until
 from tests.lab.nodes import Node
 
 VERSION, VERSION_BEFORE = "1.116", "1.115"
-CONFIG = """\
-[DEFAULT]
+CONFIG = (
+    RECORDED
+    + """\
 enabled_snapshot_interfaces = agent,fake,no-snapshot
 default_snapshot_interface = agent
 [conductor]
 # An agent is given half of it to answer.
 snapshot_callback_timeout = 40
 """
+)
 WAITING = [("active", "snapshotting"), ("snapshotting", "snapshot wait")]
 SUCCESS = [
     *WAITING,
@@ -50,7 +54,10 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
 def ironic(tmp_path_factory: pytest.TempPathFactory, backends: Backends) -> Iterator[Ironic]:
     where = tmp_path_factory.mktemp("ironic")
     config = backends.config() + CONFIG
-    with Ironic(where, backends.gate.url, extra_config=config, venv=SNAPSHOT_VENV) as server:
+    with (
+        recording(),
+        Ironic(where, backends.gate.url, extra_config=config, venv=SNAPSHOT_VENV) as server,
+    ):
         yield server
 
 
@@ -266,6 +273,23 @@ def test_an_instance_can_be_deleted(
     assert not [key for key in gone.driver_internal_info if key.startswith("snapshot")]
 
 
+def test_an_abort_ends_an_upload_that_is_under_way(
+    ironic: Ironic, node: Node, backends: Backends, small_disk: disks.Disk
+) -> None:
+    image, gate = backends.new_image(), backends.gate
+    gate.forget()
+    gate.holding = True
+    assert snapshot(node, image).status_code == 202
+    with conductors.ramdisk(node, small_disk, "snapshot wait"):
+        wait_until("an upload under way", lambda: gate.uploads)
+        node.provision("abort")
+        node.wait_for("snapshot failed")
+    conductors.wait_until_forgotten(node)
+    gate.open()
+    wait_until("over", lambda: not gate.uploads[0].under_way)
+    wait_until("waiting for data", lambda: backends.status(image) == "queued")
+
+
 @pytest.mark.parametrize("moment", ["capturing", "uploading"])
 def test_it_outlives_the_death_of_the_conductor(
     ironic: Ironic, node: Node, backends: Backends, small_disk: disks.Disk,
@@ -277,8 +301,8 @@ def test_it_outlives_the_death_of_the_conductor(
         with conductors.slowed_network():
             conductors.wait_for_phase(node, moment)
             ironic.kill()
+            assert conductors.phase_in_database(ironic, node) == moment
             ironic.start_again()
-            assert conductors.phase_of(node.record()) == moment
         node.wait_for("active", timeout_s=120)
     assert same_files(small_disk, backends.glance.images / image, tmp_path)
     conductors.wait_until_forgotten(node)
@@ -290,7 +314,10 @@ def pair(tmp_path: pathlib.Path, backends: Backends) -> Iterator[Cluster]:
     """Two conductors with one database, which speak with each other."""
     where = tmp_path / "cluster"
     where.mkdir()
-    with cluster.cluster(where, backends, venv=SNAPSHOT_VENV, config=CONFIG) as running:
+    with (
+        recording(),
+        cluster.cluster(where, backends, venv=SNAPSHOT_VENV, config=CONFIG) as running,
+    ):
         yield running
 
 
@@ -313,31 +340,50 @@ def test_another_conductor_takes_over_from_one_that_died(
     assert backends.names(node) == []
 
 
-def test_a_conductor_that_dies_while_snapshotting_brings_the_instance_back_when_it_starts(
-    ironic: Ironic, node: Node
+def machine(ironic: Ironic, backends: Backends, disk: disks.Disk) -> Machine:
+    """Return a machine of which it shows what its instance needs."""
+    name = "machine-%s" % uuid.uuid4()
+    made = Machine(ironic, backends.storage, disk, name, vendor_interface="snapshot")
+    made.node.cloud.baremetal.update_node(made.node.uuid, owner=conductors.PROJECT)
+    return made
+
+
+def test_an_instance_is_back_whose_conductor_died_after_the_snapshot(
+    ironic: Ironic, backends: Backends, small_disk: disks.Disk
 ) -> None:
-    before = conductors.powers(ironic, node)
-    ironic.kill()
-    with contextlib.closing(sqlite3.connect(ironic.state / "ironic.sqlite")) as database, database:
-        # As it is between two states, for a moment that no test meets.
-        database.execute(
-            "UPDATE nodes SET provision_state = 'snapshotting', target_provision_state = 'active', "
-            """driver_internal_info = '{"snapshot_image_ref": "x", "snapshot_ramdisk": true}' """
-            "WHERE uuid = ?",
-            (node.uuid,),
-        )
+    one, image = machine(ironic, backends, small_disk), backends.new_image()
+    assert snapshot(one.node, image).status_code == 202
+    with dying_midway(ironic, one.node), conductors.ramdisk(one.node, small_disk, "snapshot wait"):
+        conductors.wait_for_phase(one.node, "done")
     ironic.start_again()
+    wait_until("at home", one.at_home)
+    failed = one.node.wait_for("snapshot failed")
+    assert "can't be resumed" in failed.last_error
+    assert "The instance is brought back" in failed.last_error
+    assert backends.status(image) == "active"
+    one.node.provision("abort")
+    one.node.wait_for("active")
+    assert one.at_home()
+
+
+def test_another_conductor_brings_an_instance_back_whose_own_one_died(
+    pair: Cluster, backends: Backends, small_disk: disks.Disk
+) -> None:
+    node, image = pair.enrol(pair.one, boot_interface="recorded"), backends.new_image()
+    assert snapshot(node, image).status_code == 202
+    with dying_midway(pair.one, node), conductors.ramdisk(node, small_disk, "snapshot wait"):
+        conductors.wait_for_phase(node, "done")
     node.wait_until(
         "failed and back",
         lambda record: (
             record.provision_state == "snapshot failed"
             and "snapshot_ramdisk" not in record.driver_internal_info
         ),
+        timeout_s=180,
     )
     failed = node.wait_for("snapshot failed")
-    assert "can't be resumed" in failed.last_error
-    assert "The instance is brought back" in failed.last_error
-    assert conductors.powers(ironic, node)[len(before) :] == ["power off", "power on"]
+    assert failed.conductor == pair.other.host
+    assert "take over" in failed.last_error
     assert failed.power_state == "power on"
     node.provision("abort")
     node.wait_for("active")

@@ -161,20 +161,33 @@ def wait_until_forgotten(node: Node) -> None:
 
 def spoil_record(ironic: Ironic, node: Node) -> None:
     """Let a node remember something of another version; Ironic must not run."""
-    with contextlib.closing(sqlite3.connect(ironic.state / "ironic.sqlite")) as database, database:
+    info = {**_internal_info(ironic, node), KEY: {"record": {"of": "another version"}}}
+    change_in_database(ironic, node, driver_internal_info=json.dumps(info))
+
+
+def phase_in_database(ironic: Ironic, node: Node) -> str:
+    """Return how far a node's snapshot is; Ironic need not run."""
+    found: str = _internal_info(ironic, node)[KEY]["record"]["phase"]
+    return found
+
+
+def _internal_info(ironic: Ironic, node: Node) -> dict[str, Any]:
+    with contextlib.closing(sqlite3.connect(ironic.state / "ironic.sqlite")) as database:
         [info] = database.execute(
             "SELECT driver_internal_info FROM nodes WHERE uuid = ?", (node.uuid,)
         ).fetchone()
-        spoilt = json.dumps({**json.loads(info), KEY: {"record": {"of": "another version"}}})
-        database.execute(
-            "UPDATE nodes SET driver_internal_info = ? WHERE uuid = ?", (spoilt, node.uuid)
-        )
+    parsed: dict[str, Any] = json.loads(info)
+    return parsed
 
 
-def put_into_state(ironic: Ironic, node: Node, state: str) -> None:
-    """Let a node be in another provision state; Ironic must not run."""
+def change_in_database(ironic: Ironic, node: Node, **columns: object) -> None:
+    """Change a node's columns; Ironic must not run."""
+    assignments = ", ".join("%s = ?" % name for name in columns)
     with contextlib.closing(sqlite3.connect(ironic.state / "ironic.sqlite")) as database, database:
-        database.execute("UPDATE nodes SET provision_state = ? WHERE uuid = ?", (state, node.uuid))
+        database.execute(
+            "UPDATE nodes SET %s WHERE uuid = ?" % assignments,
+            (*columns.values(), node.uuid),
+        )
 
 
 def wait_for_looks(node: Node, count: int = 3) -> None:

@@ -13,6 +13,7 @@ from tests.lab import disks, nodes
 from tests.lab.agent import Agent, FakeDisk
 from tests.lab.apache import Apache
 from tests.lab.ironic import Ironic
+from tests.lab.nodes import Node
 
 SERIAL = "MACHINE-DISK-1"
 SECRETS = {"machine": "write-0nly s3cret", "conductor": "re4der s3cret"}
@@ -21,6 +22,7 @@ THERE = ["network none", "network servicing", "boot ramdisk"]
 AND_BACK = ["network none", "network tenant", "boot instance"]
 _HARDWARE = pathlib.Path(__file__).parent / "recorded_hardware"
 _MARK = "lab hardware: "
+_HOLD = "hold-instances"
 RECORDED = """\
 [DEFAULT]
 enabled_boot_interfaces = fake,recorded
@@ -37,6 +39,20 @@ def recording() -> Iterator[None]:
         yield
     finally:
         os.environ["PYTHONPATH"] = before or ""
+
+
+@contextlib.contextmanager
+def dying_midway(ironic: Ironic, node: Node) -> Iterator[None]:
+    """Kill an Ironic as soon as it is about to boot the node's instance after what is done here."""
+    hold = ironic.state / _HOLD
+    hold.touch()
+    try:
+        yield
+        what = "%s%s boot held" % (_MARK, node.uuid)
+        wait_until("to be held", lambda: what in ironic.log.read_text(errors="replace"), 120)
+        ironic.kill()
+    finally:
+        hold.unlink()
 
 
 class Storage(Apache):

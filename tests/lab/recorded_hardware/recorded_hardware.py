@@ -2,11 +2,14 @@
 """Interfaces for Ironic's fake hardware that do nothing, and write into its log what they would.
 
 This file runs in Ironic's environment. A node's boot device and networks are as the last of
-these lines say.
+these lines say. As long as there is a file HOLD in Ironic's state_path, no instance is booted.
 """
 
+import pathlib
+import time
 from typing import Any
 
+from ironic.conf import CONF
 from ironic.drivers.modules import fake
 from ironic.drivers.modules.network import noop
 from oslo_log import log
@@ -15,6 +18,7 @@ LOG = log.getLogger(__name__)
 
 #: What comes before the node's UUID and the name of the call.
 MARK = "lab hardware:"
+HOLD = "hold-instances"
 
 
 def _record(task: Any, call: str) -> None:
@@ -30,6 +34,11 @@ class RecordedBoot(fake.FakeBoot):
 
     def prepare_instance(self, task: Any) -> None:
         """Boot the instance next."""
+        hold = pathlib.Path(CONF.state_path, HOLD)
+        if hold.exists():
+            _record(task, "boot held")
+        while hold.exists():
+            time.sleep(0.1)
         _record(task, "boot instance")
 
 

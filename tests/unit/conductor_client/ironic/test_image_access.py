@@ -105,3 +105,7 @@ def test_the_projects_of_a_node_are_those_that_are_named() -> None:
     assert projects_of("owner", None, "instance") == {"owner", "instance"}
     assert projects_of(None, "lessee", None) == {"lessee"}
     assert projects_of("", None, {"not": "a project"}) == set()
+
+
+def test_a_lessee_cannot_name_another_project_by_the_instance() -> None:
+    assert projects_of("owner", "lessee", "another") == {"owner", "lessee"}

@@ -15,7 +15,8 @@ from tests.unit.conductor_client.fake_agent import result_about
 
 NOW = 1_790_000_000
 IMAGE = "8e0d5c5e-6b1f-4c39-9f3f-0f5a9d1c7b11"
-NEW = Record.new(IMAGE, CaptureOptions(writer="dd", expected_serial="S"), NOW)
+TENANT = ("instance", None, "lessee", None)
+NEW = Record.new(IMAGE, CaptureOptions(writer="dd", expected_serial="S"), NOW, TENANT)
 KEY = PublicKey(bytes(range(32)))
 CAPTURED = Captured.parse(
     result_about(
