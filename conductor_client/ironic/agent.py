@@ -250,7 +250,8 @@ class AgentSnapshot(SnapshotInterface):
         job = self._uploads.find(record.generation)
         if job is None:
             upload = functools.partial(
-                work.upload, _work_task(task.node, record, settings),
+                work.upload,
+                _work_task(task.node, record, settings),
                 work.scratch(settings.work_dir, CONF.host),
             )
             self._uploads.start(record.generation, upload, settings.max_concurrent_uploads)
@@ -331,7 +332,6 @@ class AgentSnapshot(SnapshotInterface):
 
     def _note(self, task: TaskManager, record: Record, what: str) -> None:
         self._carrier.note(task, "Snapshot into image %s: %s" % (record.image_ref, what))
-
 
 
 def _new_record(node: Node, image_ref: str, options: CaptureOptions) -> Record:

@@ -131,7 +131,7 @@ def test_a_snapshot_through_ironic_is_restored_in_three_ways(
     request: pytest.FixtureRequest, ironic: Ironic, storage: machines.Storage, glance: Glance,
     small_disk: disks.Disk, tmp_path: pathlib.Path,
 ) -> None:  # fmt: skip
-    set_ramdisk, snapshot, rebuild, deploy, by_hand = scripts(request)
+    set_ramdisk, snapshot, share, rebuild, deploy, by_hand = scripts(request)
     client = str(pathlib.Path(ironic.openstack_command()[0]).parent)
     environment = {
         **ironic.environment(),
@@ -159,7 +159,7 @@ def test_a_snapshot_through_ironic_is_restored_in_three_ways(
     assert storage.names() == []
 
     # Ironic gives out a private image for its requester's token, and here nobody has one.
-    glance.connection().image.update_image(image, visibility="community")
+    done(start(share, {}, tmp_path, environment))
     # What the ramdisk does then is Ironic's own, and is seen in tests/machine.
     for script, node in ((rebuild, machine.node), (deploy, other)):
         done(start(script, {}, tmp_path, environment))
