@@ -16,7 +16,8 @@ class Budget:
     :ivar window: the bytes of the disk that are read at once.
     :ivar windows_ahead: how many windows are in work or done, and wait to be taken.
     :ivar waiting: compressed clusters that wait for their place in the image.
-    :ivar block: the bytes that are handed to the storage at once.
+    :ivar block: the bytes that are handed to the storage at once: those of the smallest cluster,
+        so that none which is not compressed is copied for it.
     :ivar blocks_ahead: how many blocks are made before the storage asks for them.
     :ivar part: what the storage keeps, to send it again.
     """
@@ -25,7 +26,7 @@ class Budget:
     window: int = 4 * MIB
     windows_ahead: int = 0
     waiting: int = 40 * MIB
-    block: int = 512 * 1024
+    block: int = 256 * 1024
     blocks_ahead: int = 0
     part: int = 0
 
