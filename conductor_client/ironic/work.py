@@ -4,6 +4,7 @@
 import functools
 import shutil
 import threading
+import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ def prepare(task: Task, _on_progress: OnProgress) -> None:
     with task.settings.access().opened() as storage:
         storage.check()
         storage.make_collection(task.node)
-        delivery.check_storage(storage, task.stored_name)
+        # Another name each time: a conductor that was killed here leaves one.
+        delivery.check_storage(storage, "%s/ipa-snapshot-%s" % (task.node, uuid.uuid4().hex))
 
 
 def upload(task: Task, scratch: Path, on_progress: OnProgress) -> None:

@@ -12,12 +12,14 @@ import pytest
 
 from conductor_client import errors
 from conductor_client.agent import Captured
+from conductor_client.collection import is_probe
 from conductor_client.delivery import CaptureOptions
 from conductor_client.ironic import work
 from conductor_client.ironic.config import Settings
 from conductor_client.ironic.image_access import NotYet
 from conductor_client.ironic.record import Phase, Record
 from snapshot_core.progress import Progress
+from snapshot_core.storage.directory import DirectoryStorage
 from tests.unit.conductor_client.fake_agent import result_about
 from tests.unit.conductor_client.test_images import FakeGlance
 
@@ -92,6 +94,19 @@ def test_the_checks_leave_only_the_node_s_collection(
     assert names(storage) == [NODE]
 
 
+def test_what_a_killed_conductor_left_of_its_checks_is_no_obstacle(
+    make: Callable[..., work.Task], storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(Glance())
+    with monkeypatch.context() as killed:
+        killed.setattr(DirectoryStorage, "remove", lambda *_: None)
+        work.prepare(task, ignore)
+    (left,) = [name for name in names(storage) if name != NODE]
+    assert is_probe(Path(left).name)
+    work.prepare(task, ignore)
+    assert names(storage) == [NODE, left]
+
+
 @pytest.mark.parametrize(
     ("glance", "error"),
     [
@@ -144,6 +159,19 @@ def test_an_image_that_has_the_data_already_is_only_removed_from_the_storage(
     work.upload(captured(storage, task), scratch, ignore)
     assert glance.properties == {}
     assert names(storage) == [NODE]
+
+
+def test_what_a_killed_conductor_left_of_its_checks_is_no_obstacle(
+    make: Callable[..., work.Task], storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(Glance())
+    with monkeypatch.context() as killed:
+        killed.setattr(DirectoryStorage, "remove", lambda *_: None)
+        work.prepare(task, ignore)
+    (left,) = [name for name in names(storage) if name != NODE]
+    assert is_probe(Path(left).name)
+    work.prepare(task, ignore)
+    assert names(storage) == [NODE, left]
 
 
 @pytest.mark.parametrize(
