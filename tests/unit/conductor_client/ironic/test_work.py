@@ -161,19 +161,6 @@ def test_an_image_that_has_the_data_already_is_only_removed_from_the_storage(
     assert names(storage) == [NODE]
 
 
-def test_what_a_killed_conductor_left_of_its_checks_is_no_obstacle(
-    make: Callable[..., work.Task], storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = make(Glance())
-    with monkeypatch.context() as killed:
-        killed.setattr(DirectoryStorage, "remove", lambda *_: None)
-        work.prepare(task, ignore)
-    (left,) = [name for name in names(storage) if name != NODE]
-    assert is_probe(Path(left).name)
-    work.prepare(task, ignore)
-    assert names(storage) == [NODE, left]
-
-
 @pytest.mark.parametrize(
     ("glance", "error"),
     [
