@@ -278,8 +278,9 @@ def _intermediate_image(order: Order, may_go_on: Callable[[], bool]) -> Iterator
                     % (exc, storage.describe(name), order.image_ref, order.image_name)
                 ) from exc
             LOG.warning("%(where)s stays, for now", {"where": storage.describe(name)})
-        else:
-            storage.discard(part_name(name), name, manifest_name(name))
+        elif storage.discard(name, manifest_name(name)):
+            # Last: where nothing can be renamed, an image beside which there is none passes for whole.
+            storage.discard(part_name(name))
         raise
     try:
         storage.remove(name)

@@ -15,6 +15,7 @@ from snapshot_core.storage.base import Storage
 LOG = log.getLogger(__name__)
 
 _INTERVAL_S = 5
+_MOST_S = 30
 
 
 class ProgressObject:
@@ -41,7 +42,8 @@ class ProgressObject:
 
     def __exit__(self, kind: object, *_exc: object) -> None:
         began = self._thread.ident is not None
-        self.end()
+        # After a failure the storage may be what hangs, and nothing of ours comes next.
+        self.end(None if kind is None else _MOST_S)
         if kind is not None and began:
             self._storage.discard(self._name)
 
@@ -49,14 +51,16 @@ class ProgressObject:
         """Write the object, and again every few seconds; the name must be claimed."""
         self._thread.start()
 
-    def end(self) -> None:
+    def end(self, most_s: float | None = None) -> None:
         """Write no more; the object stays.
 
         A write that is under way is waited for: it would come after whatever is written next.
+
+        :param most_s: for how long, in seconds; by default until it is over.
         """
         self._over.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(most_s)
 
     def _refresh(self) -> None:
         while not self._over.is_set():

@@ -66,8 +66,9 @@ class DigestAuth(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Let the ``request`` carry the answer."""
-        if self._challenge is not None:
-            header = self._answer(self._challenge, request.method or "", request.path_url)
+        challenge = self._challenge  # which another thread may forget
+        if challenge is not None:
+            header = self._answer(challenge, request.method or "", request.path_url)
             # bytes, because http.client would encode text as latin-1
             request.headers["Authorization"] = header.encode()  # type: ignore[assignment]
         return request

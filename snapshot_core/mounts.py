@@ -18,14 +18,16 @@ _MOUNT_TIMEOUT_S = 120
 
 @contextlib.contextmanager
 def mounted(
-    fs_type: str, source: str, options: Sequence[str], parent: str | None = None
-) -> Iterator[Path]:
+    fs_type: str, source: str, options: Sequence[str], parent: str | None = None,
+    *, is_synced: bool = False,
+) -> Iterator[Path]:  # fmt: skip
     """Mount ``source`` in a private directory, yield that, and unmount.
 
     The unmount has no time limit: davfs2 uploads meanwhile. Its failure is a
-    failure of the whole, unless one is already on its way.
+    failure of the whole, unless one is already on its way, or nothing depends on it.
 
     :param parent: where to make the directory; by default the system's temporary directory.
+    :param is_synced: whether what was written is where it belongs before it is unmounted.
     :raises: StorageUnavailable when it cannot be mounted, WriteFailed when not unmounted.
     """
     try:
@@ -48,7 +50,12 @@ def mounted(
             except errors.WriteFailed as exc:
                 LOG.error("%(reason)s", {"reason": exc})
             raise
-        _unmount(target)
+        try:
+            _unmount(target)
+        except errors.WriteFailed as exc:
+            if not is_synced:
+                raise
+            LOG.warning("%(reason)s", {"reason": exc})
     finally:
         _remove_if_empty(target)
 

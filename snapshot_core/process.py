@@ -168,8 +168,9 @@ def _pieces(child: "subprocess.Popen[bytes]", deadline: float | None = None) -> 
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while True:
-            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not selector.select(left_s):
+            left_s = None if deadline is None else deadline - time.monotonic()
+            # select() does not look at the time while there is something to read
+            if (left_s is not None and left_s <= 0) or not selector.select(left_s):
                 raise TimeoutError
             piece = os.read(output, _PIECE)
             if not piece:

@@ -161,7 +161,7 @@ def run(program: str, action: Callable[[], dict[str, Any] | str], show: Callable
     :returns: the exit code.
     """
     try:
-        with _sigterm_interrupts():
+        with _ends_interrupt():
             result = action()
     except errors.SnapshotError as exc:
         if as_json:
@@ -177,13 +177,16 @@ def run(program: str, action: Callable[[], dict[str, Any] | str], show: Callable
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    # A service manager's stop must clean up as Ctrl-C does.
-    def interrupt(_signum: int, _frame: object) -> None:
+def _ends_interrupt() -> Iterator[None]:
+    # A service manager's stop, and a connection that is lost, must clean up as Ctrl-C does.
+    def interrupt(signum: int, _frame: object) -> None:
+        # A lost connection is told twice, by the shell and by the kernel: the second must end
+        # neither the clean-up nor its programs, which inherit this.
+        signal.signal(signum, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with contextlib.ExitStack() as undo:
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
+                undo.callback(signal.signal, signum, signal.signal(signum, interrupt))
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -18,6 +18,7 @@ from snapshot_core import process
 
 _MEMORY = 1024 * process.MIB
 _READY_TIMEOUT_S = 10
+_FIRST = "cat"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def open_namespace(store: int) -> Iterator[Namespace]:
         keeper = stack.enter_context(
             process.background(
                 "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
-                "--kill-child", "cat",
+                "--kill-child", _FIRST,
             )
         )  # fmt: skip
         first = _first_process(keeper)
@@ -92,12 +93,13 @@ def await_ready(ready: Callable[[], bool], name: str) -> None:
 
 
 def _first_process(keeper: int) -> int:
-    def child() -> int | None:
-        children = psutil.Process(keeper).children()
-        return int(children[0].pid) if children else None
+    found: list[psutil.Process] = []
 
-    await_ready(lambda: child() is not None, "unshare")
-    found = child()
-    if found is None:
-        raise OSError("unshare ended")
-    return found
+    def is_ready() -> bool:
+        # unshare makes the mounts private after the fork. Before that, what is mounted there is
+        # mounted here too.
+        found[:] = [one for one in psutil.Process(keeper).children() if one.name() == _FIRST]
+        return bool(found)
+
+    await_ready(is_ready, "unshare")
+    return found[0].pid

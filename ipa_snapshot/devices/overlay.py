@@ -30,6 +30,7 @@ store, the FUSE mount, the file system's mount) lives in a namespace that ends w
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.file_systems.base import NotUnderstood, View
 from ipa_snapshot.devices.file_systems.view import loop_device
 from ipa_snapshot.devices.namespace import Namespace, open_namespace, show_disk
+from ipa_snapshot.memory import spare_memory
 from snapshot_core import process
 
 LOG = log.getLogger(__name__)
@@ -78,14 +80,49 @@ class Overlay:
         return Extents(ranges).clipped(0, self.size)
 
 
+class _Stores:
+    """The memory that the overlays may fill which are open now: several threads map partitions."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._reserved = 0
+
+    @contextlib.contextmanager
+    def reserved(self, size: int) -> Iterator[int]:
+        """Keep ``size`` bytes for a store; wait for them while others have theirs.
+
+        :raises: NotUnderstood when there is too little memory for this one alone.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(size) or not self._reserved)
+            if not self._fits(size):
+                raise NotUnderstood("there is no memory for an overlay of %d MiB" % (size >> 20))
+            self._reserved += size
+        try:
+            yield size
+        finally:
+            with self._changed:
+                self._reserved -= size
+                self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        # What the others have filled already is counted twice, which is on the safe side.
+        return self._reserved + size <= spare_memory()
+
+
+_STORES = _Stores()
+
+
 @contextlib.contextmanager
 def open_overlay(view: View, log_size: int) -> Iterator[Overlay]:
     """Put an overlay over a partition; its store holds ``log_size`` bytes and 64 MiB more.
 
-    :raises: process.ProgramFailed, OSError where none can be made.
+    :raises: NotUnderstood where there is no memory for it, process.ProgramFailed or OSError where
+        none can be made.
     """
     with (
-        open_namespace(log_size + _BEYOND_LOG) as namespace,
+        _STORES.reserved(log_size + _BEYOND_LOG) as store,
+        open_namespace(store) as namespace,
         show_disk(namespace, view.size, *_server(namespace, view)) as disk,
     ):
         (namespace.root / "mount").mkdir()

@@ -48,14 +48,16 @@ class LostSectors:
                 raise TooManyLost(errno.EIO, "more than %d MiB cannot be read" % (_MOST >> 20))
 
     def blank(self, view: memoryview, offset: int) -> None:
-        """Make zeros of those sectors that were lost before and begin in what was read now."""
+        """Make zeros of what was lost before, in what was read now."""
         with self._lock:
-            first = bisect.bisect_left(self._starts, offset)
+            # the one before may end in it
+            first = max(0, bisect.bisect_left(self._starts, offset) - 1)
             last = bisect.bisect_left(self._starts, offset + len(view))
             for place in range(first, last):
-                begin = self._starts[place] - offset
-                end = min(begin + self._lengths[place], len(view))
-                view[begin:end] = bytes(end - begin)
+                start = self._starts[place] - offset
+                begin, end = max(0, start), min(start + self._lengths[place], len(view))
+                if begin < end:
+                    view[begin:end] = bytes(end - begin)
 
     def extents(self) -> Extents:
         """Return what was lost."""

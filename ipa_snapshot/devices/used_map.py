@@ -7,9 +7,11 @@ features that we do not know, or whose tool fails; the reason is recorded.
 """
 
 import itertools
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Any
 
 from oslo_log import log
 
@@ -17,14 +19,17 @@ from ipa_snapshot.devices import contents, partitions
 from ipa_snapshot.devices.contents import Mapped
 from ipa_snapshot.devices.extents import MOST_RANGES, Extents
 from ipa_snapshot.devices.file_systems.view import partition_view
-from ipa_snapshot.devices.lvm.layout import read_layout
-from ipa_snapshot.devices.lvm.volumes import MEMBER, map_members, map_volume
+from ipa_snapshot.devices.lvm.layout import PlacedVolume, read_layout
+from ipa_snapshot.devices.lvm.volumes import MEMBER, MappedVolume, map_members, map_volume
 from ipa_snapshot.devices.partitions import Partition, Slot
 from ipa_snapshot.devices.source import Source
 
 LOG = log.getLogger(__name__)
 
 _THREADS = 4
+_TICK_S = 1.0
+# Each program has minutes, and a tenant can make many partitions for them.
+_MOST_S = 900
 # Both ends of a disk with a table: boot loaders and both GPTs, even where a partition claims them.
 _EDGE = 1024 * 1024
 
@@ -46,8 +51,12 @@ class UsedMap:
     unmapped: Extents
 
 
-def map_disk(source: Source) -> UsedMap:
-    """Return what of the disk is to be copied; whatever is wrong with the disk, there is a map."""
+def map_disk(source: Source, on_tick: Callable[[], None] = lambda: None) -> UsedMap:
+    """Return what of the disk is to be copied; whatever is wrong with the disk, there is a map.
+
+    :param on_tick: is called about every second. What it raises is raised, as soon as the
+        partitions that are being examined are done.
+    """
     try:
         slots = partitions.read_table(source)
         on_whole = partitions.identify_whole(source)
@@ -60,24 +69,64 @@ def map_disk(source: Source) -> UsedMap:
         return _everything(source, "both a partition table and %s on the whole disk" % on_whole)
     if slots is None and on_whole is None:
         return _everything(source, "neither a partition table nor a file system is recognised")
-    found = _map_slots(source, slots or [whole])
+    found = _map_slots(source, slots or [whole], on_tick)
     return _together(source, found, edges=slots is not None)
 
 
-def _map_slots(source: Source, slots: list[Slot]) -> list[Mapped]:
+def _map_slots(source: Source, slots: list[Slot], on_tick: Callable[[], None]) -> list[Mapped]:
+    examined = _Examination(source)
     with ThreadPoolExecutor(_THREADS) as pool:
-        names = list(pool.map(lambda slot: partitions.identify_slot(source.path, slot), slots))
-        kinds = list(zip(slots, names, strict=True))
-        layout = read_layout(source, (slot for slot, fs in kinds if fs == MEMBER))
-        most = 2 * MOST_RANGES // (len(slots) + len(layout.volumes))
-        volumes = pool.map(lambda volume: map_volume(source.path, volume, most), layout.volumes)
-        others = pool.map(
-            lambda kind: _map_slot(source, kind[0], kind[1], most),
-            (kind for kind in kinds if kind[1] != MEMBER),
-        )
-        mapped = [*map_members(layout, list(volumes)), *others]
+        try:
+            names = [pool.submit(examined.identify, slot) for slot in slots]
+            _await(names, on_tick)
+            kinds = [(slot, name.result()) for slot, name in zip(slots, names, strict=True)]
+            layout = read_layout(source, (slot for slot, fs in kinds if fs == MEMBER))
+            most = 2 * MOST_RANGES // (len(slots) + len(layout.volumes))
+            volumes = [pool.submit(examined.map_volume, one, most) for one in layout.volumes]
+            others = [
+                pool.submit(examined.map_slot, slot, fs, most) for slot, fs in kinds if fs != MEMBER
+            ]
+            _await([*volumes, *others], on_tick)
+            members = map_members(layout, [volume.result() for volume in volumes])
+            mapped = [*members, *(other.result() for other in others)]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     by_start = {one.partition.start: one for one in mapped}
     return [by_start[slot.start] for slot in slots]
+
+
+def _await(futures: Sequence[Future[Any]], on_tick: Callable[[], None]) -> None:
+    pending = set(futures)
+    while pending:
+        _done, pending = wait(pending, _TICK_S)
+        on_tick()
+
+
+class _Examination:
+    """Examines one partition or volume after the other, until the time for all is over."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._deadline = time.monotonic() + _MOST_S
+
+    def identify(self, slot: Slot) -> str | None:
+        return None if self._is_late() else partitions.identify_slot(self._source.path, slot)
+
+    def map_slot(self, slot: Slot, fs: str | None, most: int) -> Mapped:
+        if reason := self._is_late():
+            return contents.copied_whole(slot, fs, reason)
+        return _map_slot(self._source, slot, fs, most)
+
+    def map_volume(self, placed: PlacedVolume, most: int) -> MappedVolume:
+        if reason := self._is_late():
+            placed = replace(placed, reason=placed.reason or reason)
+        return map_volume(self._source.path, placed, most)
+
+    def _is_late(self) -> str | None:
+        if time.monotonic() < self._deadline:
+            return None
+        return "the maps of the others took %d s already" % _MOST_S
 
 
 def _everything(source: Source, reason: str) -> UsedMap:

@@ -64,6 +64,9 @@ class ClusterReader:
         for start, size in _joined(used):
             try:
                 self._read_into(self._strict, memory, begin, (start, start + size), _ALIGNMENT)
+                if self._source.lost is not None:
+                    with memoryview(memory) as view:
+                        self._source.lost.blank(view[start - begin :][:size], start)
             except errors.ReadFailed:
                 # It may be a sector that is not in use, and was read only because it was near.
                 self._read_exactly(memory, begin, Extents(used).clipped(start, size))

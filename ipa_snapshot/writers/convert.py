@@ -19,9 +19,12 @@ _CHUNK = 1024 * 1024
 _READ_ERROR = re.compile(r"error while reading at byte (\d+): ([^\n]+)")
 
 
-def convert_into(target: Path, source: Source, options: ImageOptions, meter: Meter) -> Written:
+def convert_into(
+    target: Path, name: str, source: Source, options: ImageOptions, meter: Meter
+) -> Written:
     """Write the image to the existing file ``target``, sync it, and read its digest back.
 
+    :param name: what messages call it.
     :raises: ReadFailed, WriteFailed
     """
     compression = choose_compression(options)
@@ -39,7 +42,7 @@ def convert_into(target: Path, source: Source, options: ImageOptions, meter: Met
                 % (source.path, *unreadable.groups())
             ) from exc
         raise errors.WriteFailed(
-            "the image %s was not written to the end: %s" % (target.name, exc)
+            "the image %s was not written to the end: %s" % (name, exc)
         ) from exc
     return Written(size, sha512, options.disk_format, compression, source.size, size)
 

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 from oslo_log import log
 
 from ipa_snapshot import errors
 from ipa_snapshot.devices.source import Source
 from ipa_snapshot.images import qcow2
+from ipa_snapshot.memory import spare_memory
 from ipa_snapshot.writers import davfs2
 from ipa_snapshot.writers.base import Destination, Writer, Written
 from ipa_snapshot.writers.convert import convert_into
@@ -25,9 +25,6 @@ from snapshot_core.image_options import ImageOptions
 from snapshot_core.progress import Meter
 
 LOG = log.getLogger(__name__)
-
-# What the rest of the system, qemu-img's own buffers included, must be left with.
-_RESERVE = 512 * 1024 * 1024
 
 
 class DavfsWriter(Writer):
@@ -40,13 +37,13 @@ class DavfsWriter(Writer):
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
     ) -> Written:
         """See :meth:`.Writer.write`."""
-        target = destination.storage.local_path(destination.part)
-        if target is not None:
-            return convert_into(target, source, options, meter)
+        with destination.storage.local_file(destination.part) as target:
+            if target is not None:
+                return convert_into(target, destination.part, source, options, meter)
         with self._mounted(destination, _cache_size(source, meter), meter) as directory:
             target = directory / destination.part
             try:
-                return convert_into(target, source, options, meter)
+                return convert_into(target, destination.part, source, options, meter)
             except BaseException:
                 # davfs2 1.6.1 uploads what it has of a file when it is unmounted.
                 with contextlib.suppress(OSError):
@@ -88,7 +85,7 @@ def _cache_size(source: Source, meter: Meter) -> int:
 
     :raises: NotEnoughMemory
     """
-    available = psutil.virtual_memory().available - _RESERVE
+    available = spare_memory()
     at_most = source.size + source.size // 100 + qcow2.OVERHEAD
     if at_most > available:
         LOG.info("The disk is larger than the free memory: reading it to see what is not zero")
@@ -98,6 +95,6 @@ def _cache_size(source: Source, meter: Meter) -> int:
         raise errors.NotEnoughMemory(
             "davfs2 keeps the whole image in memory: the image of %s may need %d MiB, and %d MiB "
             "are free; use the writer 'stream', or more memory"
-            % (source.path, at_most >> 20, max(0, available) >> 20)
+            % (source.path, at_most >> 20, available >> 20)
         )
     return at_most

@@ -18,7 +18,7 @@ class NfsWriter(Writer):
         self, source: Source, destination: Destination, options: ImageOptions, meter: Meter
     ) -> Written:
         """See :meth:`.Writer.write`."""
-        target = destination.storage.local_path(destination.part)
-        if target is None:
-            raise errors.InvalidRequest("%s is not a directory" % destination.location)
-        return convert_into(target, source, options, meter)
+        with destination.storage.local_file(destination.part) as target:
+            if target is None:
+                raise errors.InvalidRequest("%s is not a directory" % destination.location)
+            return convert_into(target, destination.part, source, options, meter)

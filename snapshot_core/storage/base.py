@@ -35,8 +35,18 @@ class Storage(ABC):
         return part_name(name)
 
     def local_path(self, name: str) -> Path | None:
-        """Return the path under which programs can write the object, if there is one."""
+        """Return where the object is in this machine's file systems, if it is in one."""
         return None
+
+    def local_file(self, name: str) -> contextlib.AbstractContextManager[Path | None]:
+        """Return a path for programs, of an object that exists, if there can be one.
+
+        It is a context manager that yields it. Whoever gives the object's name to another file
+        meanwhile does not turn the programs to that.
+
+        :raises: InvalidRequest, WriteFailed
+        """
+        return contextlib.nullcontext()
 
     @abstractmethod
     def check(self) -> None:
@@ -93,6 +103,10 @@ class Storage(ABC):
         """Within this, what can be asked again is, while the storage is away: hours may be lost."""
         return contextlib.nullcontext()
 
+    def briefly(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, what this thread asks is soon given up if there is no answer."""
+        return contextlib.nullcontext()
+
     def claim(self, name: str) -> None:
         """Make sure that ``name`` is free and can be written, and reserve it.
 
@@ -142,21 +156,32 @@ class Storage(ABC):
 
     def abandon(self, name: str) -> None:
         """Remove what there is of the image ``name`` after it was claimed; never raise."""
-        self.discard(*{self.part(name), part_name(name)})
+        part, claim = self.part(name), part_name(name)
+        # Without a claim beside it, what is left of an image would pass for a whole one.
+        if self.discard(part) and claim != part:
+            self.discard(claim)
 
-    def discard(self, *names: str) -> None:
+    def discard(self, *names: str) -> bool:
         """Remove objects that are not wanted any more; never raise, but log what remains.
 
         This runs while another error is on its way, and that error is the one to tell.
+
+        :returns: whether none remains.
         """
-        for name in names:
-            try:
+        removed = [self._discard(name) for name in names]
+        return all(removed)
+
+    def _discard(self, name: str) -> bool:
+        try:
+            with self.briefly():
                 self.remove(name)
-            except errors.SnapshotError as exc:
-                LOG.error(
-                    "%(where)s may be left behind: %(reason)s",
-                    {"where": self.describe(name), "reason": exc},
-                )
+        except errors.SnapshotError as exc:
+            LOG.error(
+                "%(where)s may be left behind: %(reason)s",
+                {"where": self.describe(name), "reason": exc},
+            )
+            return False
+        return True
 
     def _confirm(self, name: str, expected: int) -> None:
         found = self.size(name)

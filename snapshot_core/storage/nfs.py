@@ -18,10 +18,12 @@ _OPTIONS = ("rw", "hard", "nosuid", "nodev", "noexec", "noatime")
 def mounted_export(location: Location) -> Iterator[DirectoryStorage]:
     """Mount the export that ``location`` names and yield it as a storage.
 
-    :raises: StorageUnavailable, WriteFailed
+    :raises: StorageUnavailable when it cannot be mounted.
     """
     port = parse.urlsplit(str(location)).port
     host = location.host.removesuffix(":%s" % port) if port else location.host
     options = [*_OPTIONS, *(["port=%d" % port] if port else [])]
-    with mounts.mounted("nfs", "%s:%s" % (host, location.path), options) as directory:
+    source = "%s:%s" % (host, location.path)
+    # Each object was synced when it was written: an image that was published is there.
+    with mounts.mounted("nfs", source, options, is_synced=True) as directory:
         yield DirectoryStorage(directory, str(location))

@@ -4,6 +4,7 @@
 import contextlib
 import itertools
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,8 @@ CHUNK = 1024 * 1024
 # Connecting is quick or hopeless. A server may take its time between two of our blocks, and at
 # the end, when it syncs what it has taken.
 _TIMEOUT_S = (15, 300)
+# Where only the end waits for it. A large object is not removed at once either.
+_BRIEF_S = (15, 30)
 # No server loses what it has and is back in so short a time, with nothing seen of that. To ask it
 # costs a way there and back.
 _QUIET_S = 1.0
@@ -50,6 +53,7 @@ class WebdavStorage(Storage):
         self._location = location
         self._moves = True
         self._is_patient = False
+        self._own = _Own()
         self._session = open_session(credentials, trust)
         self._claimed: set[str] = set()
 
@@ -67,6 +71,15 @@ class WebdavStorage(Storage):
             yield
         finally:
             self._is_patient = False
+
+    @contextlib.contextmanager
+    def briefly(self) -> Iterator[None]:
+        """See :meth:`.Storage.briefly`."""
+        before, self._own.timeout_s = self._own.timeout_s, _BRIEF_S
+        try:
+            yield
+        finally:
+            self._own.timeout_s = before
 
     def _repeating(self) -> tenacity.Retrying:
         return patience.outlive_outages() if self._is_patient else patience.wait_if_asked_to()
@@ -347,7 +360,13 @@ class WebdavStorage(Storage):
         self, method: str, name: str, **options: Any
     ) -> contextlib.AbstractContextManager[requests.Response]:
         url = self.describe(check_object_name(name))
-        return exchange(self._session, method, url, _TIMEOUT_S, **options)
+        return exchange(self._session, method, url, self._own.timeout_s, **options)
+
+
+class _Own(threading.local):
+    """What is another thing in each thread."""
+
+    timeout_s = _TIMEOUT_S
 
 
 class _Taken(errors.InvalidRequest):

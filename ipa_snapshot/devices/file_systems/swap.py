@@ -28,6 +28,7 @@ def map_swap(view: View) -> FileSystemMap:
     if page[-len(_SIGNATURE) :] != _SIGNATURE:
         raise NotUnderstood("no SWAPSPACE2 where its first 4096 bytes end")
     version, last_page = struct.unpack_from("<II", page, 1024)
-    if version != 1 or not 0 < (last_page + 1) * _PAGE <= view.size:
+    size = (last_page + 1) * _PAGE
+    if version != 1 or not 0 < size <= view.size:
         raise NotUnderstood("a header of version %d with %d pages" % (version, last_page + 1))
-    return checked(FileSystemMap(Extents([(0, _PAGE)]), view.size, "swap: its header"), view)
+    return checked(FileSystemMap(Extents([(0, _PAGE)]), size, "swap: its header"), view)

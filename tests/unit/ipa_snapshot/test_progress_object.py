@@ -108,3 +108,23 @@ def test_a_storage_that_does_not_take_it_breaks_nothing() -> None:
         storage.wait()
         storage.wait()
     assert storage.objects == {}
+
+
+def test_after_a_failure_a_storage_that_hangs_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging(WatchedStorage):
+        answers = threading.Event()
+
+        def write(self, name: str, chunks: Iterable[bytes], length: int | None) -> None:
+            self.tried.release()
+            self.answers.wait()
+
+    monkeypatch.setattr(progress_object, "_MOST_S", 0.1)
+    storage = Hanging()
+    with pytest.raises(errors.WriteFailed), ProgressObject(storage, "image") as shown:
+        shown.begin()
+        storage.wait()
+        raise errors.WriteFailed("the storage hangs")
+    assert "snapshot-progress" in {thread.name for thread in threading.enumerate()}
+    storage.answers.set()

@@ -2,6 +2,7 @@
 """A challenge is answered as RFC 7616 says, and one that cannot be is not answered at all."""
 
 import secrets
+from typing import Any
 
 import pytest
 import requests
@@ -117,4 +118,18 @@ def test_what_cannot_be_answered_is_not_learned(
 def test_a_challenge_that_is_forgotten_is_not_answered(auth: DigestAuth) -> None:
     auth.learn(refused(MD5))
     auth.forget()
+    assert answered(auth) is None
+
+
+def test_a_challenge_that_another_thread_forgets_meanwhile_is_answered() -> None:
+    class Forgetting(DigestAuth):
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "_challenge":
+                self._challenge = None
+            return value
+
+    auth = Forgetting("Mufasa", "Circle of Life")
+    assert auth.learn(refused(MD5))
+    assert NONCE in (answered(auth) or "")
     assert answered(auth) is None

@@ -70,6 +70,16 @@ def test_a_failed_unmount_fails_the_whole_and_still_leaves_no_mount() -> None:
     assert not where.exists()
 
 
+def test_a_failed_unmount_of_what_is_synced_is_a_warning_that_says_where(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with mounts.mounted("tmpfs", "tmpfs", SMALL, is_synced=True) as where:
+        held = os.open(where / "held", os.O_CREAT | os.O_RDWR)
+    os.close(held)
+    assert not where.exists()
+    assert "%s was not unmounted: " % where in caplog.text
+
+
 def test_when_both_fail_the_first_failure_is_told() -> None:
     with (
         pytest.raises(RuntimeError, match="inside"),

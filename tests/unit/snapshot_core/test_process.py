@@ -178,3 +178,10 @@ def test_a_line_that_does_not_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
         for line in process.lines("sh", "-c", "echo first; exec tr '\\0' x < /dev/zero"):
             taken.append(line)
     assert taken == ["first"]
+
+
+def test_a_program_that_prints_for_ever_is_stopped_in_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(process.ProgramFailed, match=r"it took longer than 0\.5 s"):
+        for _line in process.lines("yes", timeout_s=0.5):
+            assert time.monotonic() - began < 10

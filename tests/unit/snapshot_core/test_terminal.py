@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -70,21 +71,41 @@ def test_an_interrupt_is_one_line_and_the_exit_code_is_130(
     assert err.count("\n") == 1
 
 
-def test_a_service_manager_s_stop_cleans_up_as_an_interrupt_does() -> None:
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP], ids=["stop", "lost connection"])
+def end(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    before = signal.getsignal(request.param)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def test_a_stop_and_a_lost_connection_clean_up_as_an_interrupt_does(end: signal.Signals) -> None:
     cleaned: list[str] = []
-    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(end, before := lambda *_: None)
 
     def action() -> dict[str, Any]:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), end)
             signal.pause()
         finally:
+            # Once more, as a shell and the kernel both tell of a connection that is lost.
+            os.kill(os.getpid(), end)
             cleaned.append("up")
         return {}
 
     assert _run(action, as_json=False) == 130
     assert cleaned == ["up"]
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(end) == before
+
+
+def test_what_is_ignored_from_the_beginning_goes_on_being_ignored(end: signal.Signals) -> None:
+    signal.signal(end, signal.SIG_IGN)
+
+    def action() -> dict[str, Any]:
+        os.kill(os.getpid(), end)
+        return {"it": "done"}
+
+    assert _run(action, as_json=False) == 0
+    assert signal.getsignal(end) == signal.SIG_IGN
 
 
 def test_an_error_of_our_own_making_is_not_hidden() -> None:

@@ -120,3 +120,16 @@ def test_a_disk_that_fails_as_a_whole_is_not_taken_for_zeros() -> None:
         for number in range(1 << 20):
             lost.add(number * 4096, 4096)
     assert lost.extents().total <= (64 << 20) + 4096
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [(0, 4096), (1024, 4096), (0, 1024), (700, 1300), (1536, 2048), (0, 512)]
+)
+def test_what_was_lost_is_blank_wherever_the_next_read_begins(begin: int, end: int) -> None:
+    lost, expected = LostSectors(), bytearray(CONTENT)
+    for start, length in ((512, 512), (1024, 2048)):
+        lost.add(start, length)
+        expected[start : start + length] = bytes(length)
+    found = bytearray(CONTENT[begin:end])
+    lost.blank(memoryview(found), begin)
+    assert found == expected[begin:end]

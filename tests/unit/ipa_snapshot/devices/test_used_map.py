@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ipa_snapshot import errors
+from ipa_snapshot.devices import used_map
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import UsedMap, map_disk
@@ -106,3 +108,38 @@ def test_a_volume_of_windows_that_may_go_on_elsewhere_is_copied_whole(
     found = map_of(disk)
     assert found.extents == found.unmapped == Extents([(0, SIZE)])
     assert name in found.warnings[0]
+
+
+@pytest.fixture
+def with_partitions(disk: Path) -> Path:
+    disks.run("sfdisk", "-q", disk, stdin="label: gpt\n" + "size=4MiB\n" * 8)
+    for number in range(8):
+        with disks.LoopDevice(disk, (1 + 4 * number) * MIB, 4 * MIB) as loop:
+            disks.run("mkfs.ext4", "-q", loop.path)
+    return disk
+
+
+def test_partitions_for_which_no_time_is_left_are_copied_whole(
+    with_partitions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped = map_of(with_partitions)
+    assert mapped.warnings == ()
+    monkeypatch.setattr(used_map, "_MOST_S", 0)
+    found = map_of(with_partitions)
+    assert [part.used for part in found.partitions] == [4 * MIB] * 8
+    assert len(found.warnings) == 8
+    assert "copied whole: the maps of the others took 0 s already" in found.warnings[7]
+
+
+def test_whoever_wants_an_end_is_asked_while_partitions_are_mapped(
+    with_partitions: Path, put_on_path: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    put_on_path("dumpe2fs", "echo >> %s/started; sleep 2; exit 1" % tmp_path)
+
+    def stop_when_begun() -> None:
+        if (tmp_path / "started").exists():
+            raise errors.Cancelled("it is not wanted any more")
+
+    with open_source(str(with_partitions)) as source, pytest.raises(errors.Cancelled):
+        map_disk(source, stop_when_begun)
+    assert (tmp_path / "started").read_text().count("\n") <= 4, "no further ones are begun"

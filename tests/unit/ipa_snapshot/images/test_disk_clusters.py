@@ -192,3 +192,19 @@ def test_a_bad_sector_that_is_not_in_use_is_no_loss(
         assert Costs.measure(source, extents)
     assert restored(tmp_path / "image") == only(content, extents)
     assert not lost.extents()
+
+
+def test_a_sector_that_was_lost_before_is_zeros_in_the_image_though_it_can_be_read_now(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, bad = noise(MIB), 300 * 1024
+    disk = tmp_path / "disk"
+    disk.write_bytes(content)
+    extents, lost = Extents([(0, MIB)]), LostSectors()
+    with open_source(str(disk), lost) as source:
+        with monkeypatch.context() as patch:
+            BadSector(patch, bad)
+            capture(source, extents, Extents(), tmp_path / "first", 64 * MIB)
+        assert list(lost.extents()) == [(bad, 512)]
+        capture(source, extents, Extents(), tmp_path / "image", 64 * MIB)
+    assert restored(tmp_path / "image") == content[:bad] + bytes(512) + content[bad + 512 :]

@@ -3,7 +3,7 @@
 
 import pathlib
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -16,8 +16,9 @@ from ipa_snapshot.writers.stream import StreamWriter
 from snapshot_core.credentials import Trust
 from snapshot_core.image_options import ImageOptions
 from snapshot_core.location import Location
-from snapshot_core.progress import Meter
+from snapshot_core.progress import Meter, OnProgress, Progress
 from snapshot_core.storage import parts
+from tests.lab import disks
 from tests.unit.memory_storage import MemoryStorage
 
 SIZE = 200 * MIB
@@ -55,12 +56,15 @@ def link_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compression.Costs, "measure", slow)
 
 
-def take(disk: pathlib.Path, storage: MemoryStorage, kind: str) -> Written:
+def take(
+    disk: pathlib.Path, storage: MemoryStorage, kind: str, on_progress: OnProgress | None = None
+) -> Written:
     storage.create("image.part")
     where = Location.parse("http://127.0.0.1:1/dir")
     destination = Destination(storage, "image.part", where, None, Trust())
     with open_source(str(disk)) as source:
-        return StreamWriter().write(source, destination, ImageOptions("qcow2", kind), Meter(None))
+        options, meter = ImageOptions("qcow2", kind), Meter(on_progress)
+        return StreamWriter().write(source, destination, options, meter)
 
 
 @pytest.mark.usefixtures("link_decides")
@@ -89,3 +93,21 @@ def test_a_storage_without_room_for_a_measurement_still_gets_its_image(
 @pytest.mark.parametrize("cores", [1, 2, 8, 64])
 def test_what_is_held_leaves_room_for_the_program_itself(cores: int) -> None:
     assert Budget.for_machine(parts.PART, cores).total <= 150 * MIB
+
+
+def test_whoever_wants_an_end_is_asked_while_the_disk_is_mapped(
+    make_disk: Callable[..., pathlib.Path], put_on_path: Callable[[str, str], None]
+) -> None:
+    path = make_disk(0, 16 * MIB)
+    disks.run("mkfs.ext4", "-q", path)
+    put_on_path("dumpe2fs", "sleep 1; exit 1")
+    told: list[str] = []
+
+    def stop(progress: Progress) -> None:
+        told.append(progress.phase)
+        if len(told) > 1:
+            raise errors.Cancelled("it is not wanted any more")
+
+    with pytest.raises(errors.Cancelled):
+        take(path, MemoryStorage(), "zstd", stop)
+    assert told == ["map", "map"]

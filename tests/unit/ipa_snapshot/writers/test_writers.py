@@ -143,6 +143,19 @@ def test_a_full_directory_fails_the_writing(
         writer().write(source, destination, ImageOptions(), Meter(None))
 
 
+@pytest.mark.parametrize("writer", [NfsWriter, DavfsWriter])
+def test_qemu_img_is_given_no_link_that_took_the_image_s_name(
+    tmp_path: Path, disk: Path, source: Source, writer: type[Writer]
+) -> None:
+    content = disk.read_bytes()
+    destination = _destination(DirectoryStorage(tmp_path, "file://there"))
+    (tmp_path / "image.part").unlink()
+    (tmp_path / "image.part").symlink_to(disk)
+    with pytest.raises(errors.WriteFailed, match=r"image.part cannot be opened: it is a link"):
+        writer().write(source, destination, ImageOptions(), Meter(None))
+    assert disk.read_bytes() == content
+
+
 # davfs2 keeps the whole image in memory
 
 

@@ -112,3 +112,22 @@ def test_without_renaming_an_image_that_is_given_up_leaves_nothing() -> None:
     storage.write(storage.part("image"), [b"data"], 4)
     storage.abandon("image")
     assert storage.objects == {}
+
+
+def test_without_renaming_the_claim_stays_as_long_as_the_image_cannot_be_removed() -> None:
+    class Stubborn(Unmoving):
+        refused = ("image", "image.part")
+
+        def remove(self, name: str) -> None:
+            if name in self.refused:
+                raise errors.StorageUnavailable("the server is away")
+            super().remove(name)
+
+    storage = Stubborn({"image": b"da", "image.part": b""})
+    storage.abandon("image")
+    storage.refused = ("image",)
+    storage.abandon("image")
+    assert storage.objects == {"image": b"da", "image.part": b""}
+    storage.refused = ()
+    storage.abandon("image")
+    assert storage.objects == {}

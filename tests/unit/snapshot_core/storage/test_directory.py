@@ -5,10 +5,11 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from snapshot_core import errors
+from snapshot_core import errors, process
 from snapshot_core.location import Location
 from snapshot_core.storage import open_storage
 from snapshot_core.storage.base import Storage
@@ -108,7 +109,7 @@ def test_a_new_image_can_be_read_by_its_owner_only(storage: Storage, directory: 
 
 def _without_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
     # as on vfat and exfat, which not every kernel has
-    def link(old: object, new: object) -> None:
+    def link(old: object, new: object, **how: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", link)
@@ -142,9 +143,9 @@ def test_a_link_that_was_made_though_the_client_heard_otherwise_is_taken(
     # link(2), BUGS: over NFS it may have been made, and the answer to that was lost
     link = os.link
 
-    def link_and_lose_the_answer(old: Path, new: Path) -> None:
-        link(old, new)
-        link(old, new)
+    def link_and_lose_the_answer(old: str, new: str, **how: Any) -> None:
+        link(old, new, **how)
+        link(old, new, **how)
 
     monkeypatch.setattr(os, "link", link_and_lose_the_answer)
     (directory / "image.part").write_bytes(b"new")
@@ -166,10 +167,10 @@ def test_what_cannot_lose_its_old_name_does_not_keep_the_new_one(
 ) -> None:  # fmt: skip
     unlink = os.unlink
 
-    def fail_for_the_part(path: Path) -> None:
-        if path == directory / "image.part":
+    def fail_for_the_part(path: str, **how: Any) -> None:
+        if path == "image.part":
             raise failure
-        unlink(path)
+        unlink(path, **how)
 
     (directory / "image.part").write_bytes(b"new")
     with monkeypatch.context() as patch, pytest.raises(error):
@@ -262,3 +263,145 @@ def test_zeros_become_holes_and_count_for_the_size(tmp_path: Path) -> None:
     storage.write("image", chunks, 7_000_008)
     assert (tmp_path / "image").read_bytes() == b"".join(chunks)
     assert (tmp_path / "image").stat().st_blocks * 512 < 100_000
+
+
+# what others who can write to the directory may put there
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    path = tmp_path / "victim"
+    path.write_bytes(b"a disk")
+    return path
+
+
+KINDS: dict[str, Callable[[Path, Path], None]] = {
+    "link": lambda path, victim: path.symlink_to(victim),
+    "dangling link": lambda path, victim: path.symlink_to(victim.with_name("new")),
+    "FIFO": lambda path, victim: os.mkfifo(path),
+    "directory": lambda path, victim: path.mkdir(),
+}
+any_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@any_kind
+@pytest.mark.parametrize("name", ["image.json", "node/image.json"])
+def test_nothing_is_written_to_what_is_no_file(
+    storage: Storage, directory: Path, victim: Path, kind: str, name: str
+) -> None:
+    storage.make_collection("node")
+    KINDS[kind](directory / name, victim)
+    with pytest.raises(errors.WriteFailed, match=r"writing file://.*/%s failed" % name):
+        storage.write(name, [b"{}"], 2)
+    with (
+        pytest.raises(errors.WriteFailed, match=r"%s cannot be opened" % name),
+        storage.local_file(name),
+    ):
+        pytest.fail("it was opened")
+    assert victim.read_bytes() == b"a disk"
+    assert not victim.with_name("new").exists()
+
+
+def test_a_fifo_that_has_a_reader_gets_nothing(storage: Storage, directory: Path) -> None:
+    os.mkfifo(directory / "image.json")
+    reader = os.open(directory / "image.json", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(errors.WriteFailed, match="no regular file: see who else can write"):
+            storage.write("image.json", [b"{}"], 2)
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+
+
+def test_another_name_of_a_file_is_not_written_through(
+    storage: Storage, directory: Path, victim: Path
+) -> None:
+    (directory / "image.json").hardlink_to(victim)
+    with pytest.raises(errors.WriteFailed, match="a link, or no regular file"):
+        storage.write("image.json", [b"{}"], 2)
+    assert victim.read_bytes() == b"a disk"
+
+
+@any_kind
+def test_what_is_no_file_is_not_read_and_has_no_size(
+    storage: Storage, directory: Path, victim: Path, kind: str
+) -> None:
+    KINDS[kind](directory / "image", victim)
+    with (
+        pytest.raises(errors.StorageUnavailable, match=r"/image: .*no regular file"),
+        storage.read("image"),
+    ):
+        pytest.fail("it was read")
+    with pytest.raises(errors.StorageUnavailable, match=r"/image: it is a link, or no regular"):
+        storage.size("image")
+
+
+@any_kind
+@pytest.mark.parametrize("taken", ["image", "image.json", "image.part"])
+def test_a_name_is_taken_by_whatever_has_it(
+    storage: Storage, directory: Path, victim: Path, kind: str, taken: str
+) -> None:
+    KINDS[kind](directory / taken, victim)
+    with pytest.raises(errors.InvalidRequest, match="%s exists" % taken):
+        storage.claim("image")
+
+
+def test_what_took_the_name_of_a_part_gets_no_other(
+    storage: Storage, directory: Path, victim: Path
+) -> None:
+    storage.claim("image")
+    (directory / "image.part").unlink()
+    (directory / "image.part").symlink_to(victim)
+    with pytest.raises(errors.StorageUnavailable, match=r"image\.part: it is a link"):
+        storage.publish("image", victim.stat().st_size)
+    storage.abandon("image")
+    assert list(directory.iterdir()) == []
+    assert victim.read_bytes() == b"a disk"
+
+
+def test_a_collection_that_is_a_link_is_not_entered(
+    storage: Storage, directory: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "image").write_bytes(b"older")
+    (directory / "node").symlink_to(outside)
+    with pytest.raises(errors.StorageUnavailable, match="node cannot be made: File exists"):
+        storage.make_collection("node")
+    for action, error in (
+        (lambda: storage.create("node/new"), errors.StorageUnavailable),
+        (lambda: storage.size("node/image"), errors.StorageUnavailable),
+        (lambda: storage.write("node/image", [b"new"], 3), errors.WriteFailed),
+        (lambda: storage.rename("node/image", "image"), errors.WriteFailed),
+        (lambda: storage.remove("node/image"), errors.WriteFailed),
+    ):
+        with pytest.raises(error, match="Not a directory"):
+            action()
+    assert _content(outside) == {"image": b"older"}
+
+
+def test_a_program_writes_the_file_that_was_opened_whatever_has_its_name_now(
+    storage: Storage, directory: Path, victim: Path
+) -> None:
+    storage.claim("image")
+    with storage.local_file("image.part") as path:
+        assert path is not None
+        (directory / "image.part").rename(directory / "moved")
+        (directory / "image.part").symlink_to(victim)
+        process.run("sh", "-c", 'echo data > "$1"', "sh", str(path))
+    assert (directory / "moved").read_bytes() == b"data\n"
+    assert victim.read_bytes() == b"a disk"
+
+
+def test_an_interrupt_while_the_directory_is_synced_leaves_no_name(
+    storage: Storage, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(fd: int) -> None:
+        raise KeyboardInterrupt
+
+    storage.claim("image")
+    storage.write("image.part", [b"data"], 4)
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        storage.publish("image", 4)
+    assert list(directory.iterdir()) == []

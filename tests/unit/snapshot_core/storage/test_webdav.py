@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -930,3 +931,42 @@ def test_a_ca_file_without_a_certificate_is_told(tls_url: str, tmp_path: Path) -
         pytest.raises(errors.StorageUnavailable, match=r"certificate|cannot be reached"),
     ):
         storage.check()
+
+
+def test_what_is_not_wanted_any_more_holds_nobody_up_for_long(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(webdav, "_BRIEF_S", (1, 0.2))
+    answers = threading.Event()
+
+    def respond(request: Request) -> Answer:
+        answers.wait(0.6 if request.method == "HEAD" else 30)
+        return Answer(204 if request.method == "DELETE" else 200)
+
+    with open_storage(Location.parse(serve(respond).url + "/dir")) as storage:
+        began = time.monotonic()
+        assert not storage.discard("image")
+        assert time.monotonic() - began < 10
+        assert storage.exists("image")  # which is waited for
+        answers.set()
+        assert storage.discard("image")
+    assert "image may be left behind" in caplog.text
+
+
+def test_only_the_thread_that_is_in_a_hurry_gives_up_soon(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webdav, "_BRIEF_S", (1, 0.2))
+
+    def respond(request: Request) -> Answer:
+        time.sleep(0.6)
+        return Answer()
+
+    with (
+        open_storage(Location.parse(serve(respond).url + "/dir")) as storage,
+        ThreadPoolExecutor(1) as other,
+        storage.briefly(),
+    ):
+        assert other.submit(storage.exists, "image").result()
+        with pytest.raises(errors.StorageUnavailable, match="cannot be reached"):
+            storage.exists("image")
