@@ -5,12 +5,13 @@ import hashlib
 import os
 import pathlib
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
 
-from tests.lab import disk_maker, disks, namespaces
+from tests.lab import conductors, disk_maker, disks, namespaces
 from tests.lab.agent import FakeDisk
 from tests.lab.apache import Apache
 from tests.lab.glance import Glance
@@ -111,10 +112,8 @@ def auth_file(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.fixture
 def slow_network() -> Iterator[None]:
     """A loopback interface of 16 Mbit/s."""
-    command = ["tc", "qdisc", "add", "dev", "lo", "root", "tbf"]
-    subprocess.run([*command, "rate", "16mbit", "burst", "1mb", "latency", "400ms"], check=True)
-    yield
-    subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
+    with conductors.slowed_network():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +141,17 @@ def _traces(scratch: pathlib.Path) -> list[str]:
 def _digest(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names_in_the_end(names: Callable[[], list[str]], expected: Sequence[str] = ()) -> list[str]:
+    """Return what a storage holds, once that is as expected, or after 20 s.
+
+    An upload that broke off: its server may notice that, and keep what came, after we removed it.
+    """
+    deadline = time.monotonic() + 20
+    while (found := names()) != list(expected) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
 
 
 def identical(raw: os.PathLike[str] | str, image: os.PathLike[str], fmt: str = "qcow2") -> bool:

@@ -28,7 +28,7 @@ from tests.lab.agent import Agent
 from tests.lab.conductors import PROJECT
 from tests.lab.glance import Glance
 from tests.lab.ironic import DEFAULT_VENV, Ironic
-from tests.lab.machines import SECRETS, SERIAL, Storage
+from tests.lab.machines import SECRETS, SERIAL, Storage, changes
 from tests.lab.nodes import Node
 from tests.lab.releases import RELEASES
 
@@ -178,7 +178,7 @@ def test_a_snapshot_goes_from_the_machine_into_the_image(
     assert (after.power_state, after.last_error, after.is_maintenance) == ("power on", None, False)
     nothing_is_left(node, store)
     assert not (store.document_root / node.uuid).exists()
-    assert conductors.changes(ironic, node) == WHOLE_SERVICE
+    assert changes(ironic, node.uuid) == WHOLE_SERVICE
     for text in ("requested", "capturing", "captured", "done"):
         assert any("into image %s: %s" % (image, text) in event for event in node.history())
     names = metrics.names()
@@ -231,11 +231,11 @@ def test_a_failure_in_the_agent_is_told_and_the_instance_is_back(
     assert "another one" in str(error)
     nothing_is_left(node, store)
     assert cloud.image.get_image(image).status == "queued"
-    assert conductors.changes(ironic, node)[-1] == ("service wait", "service failed")
+    assert changes(ironic, node.uuid)[-1] == ("service wait", "service failed")
     if RELEASES.recovers:
         node.provision("abort")
         node.wait_for("active")
-        assert conductors.changes(ironic, node)[-1] == ("service failed", "active")
+        assert changes(ironic, node.uuid)[-1] == ("service failed", "active")
 
 
 def test_an_image_of_another_project_is_refused_before_the_agent_hears_of_it(
@@ -361,12 +361,12 @@ def test_a_captured_image_waits_for_glance_and_is_uploaded_without_a_ramdisk(
     assert "upload_snapshot" in record.last_error
     assert len(store.names_of(node.uuid)) == 2
     image_service.start_again()
-    before = len(conductors.changes(ironic, node))
+    before = len(changes(ironic, node.uuid))
     conductors.request(node, "upload_snapshot", image)
     with ramdisk_if_booted(node, small_disk):
         node.wait_for("active")
     service = WITHOUT_RAMDISK if RELEASES.boots_if_needed else WHOLE_SERVICE
-    assert conductors.changes(ironic, node)[before:] == [
+    assert changes(ironic, node.uuid)[before:] == [
         ("service failed", "servicing"),
         *service[1:],
     ]

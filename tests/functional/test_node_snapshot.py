@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -250,13 +251,18 @@ def test_an_encrypted_image_is_read_by_the_holder_of_the_key_alone(
 
 
 def hear(command: "subprocess.Popen[str]", until: str) -> str:
-    """Return what the command says up to a line with the words ``until``."""
+    """Return what the command says up to a line with the words ``until``; it is killed if late."""
     assert command.stderr is not None
     said = ""
-    while until not in said:
-        line = command.stderr.readline()
-        assert line, said
-        said += line
+    deadline = threading.Timer(120, command.kill)
+    deadline.start()
+    try:
+        while until not in said:
+            line = command.stderr.readline()
+            assert line, said
+            said += line
+    finally:
+        deadline.cancel()
     return said
 
 

@@ -16,7 +16,7 @@ from requests import Response
 from conductor_client import states
 from tests.functional.commands import finish
 from tests.functional.conftest import same_files
-from tests.lab import cluster, conductors, disks, nodes
+from tests.lab import cluster, conductors, disks, machines, nodes
 from tests.lab.cluster import Cluster
 from tests.lab.conductors import Backends
 from tests.lab.ironic import DEFAULT_VENV, SNAPSHOT_VENV, Ironic
@@ -93,7 +93,7 @@ def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
 
     Those to and from the specification's states must be its transitions.
     """
-    found = conductors.changes(ironic, node)
+    found = machines.changes(ironic, node.uuid)
     known = {(one.source, one.target) for one in states.TRANSITIONS}
     assert {change for change in found if "snapshot" in "".join(change)} <= known
     return found

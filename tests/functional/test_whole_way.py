@@ -17,7 +17,16 @@ from conductor_client.flow import CaptureOptions
 from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.progress import Progress
 from tests.functional import commands
-from tests.functional.conftest import PASSWORD, SERIAL, USERNAME, WWN, Dav, identical, same_files
+from tests.functional.conftest import (
+    PASSWORD,
+    SERIAL,
+    USERNAME,
+    WWN,
+    Dav,
+    identical,
+    names_in_the_end,
+    same_files,
+)
 from tests.functional.test_writers import wait_until_begun
 from tests.lab import certificates, disks
 from tests.lab.agent import Agent, FakeDisk
@@ -369,7 +378,7 @@ def test_an_interrupt_stops_the_agent_too_and_leaves_nothing(
         left_in_the_agent = list(agent.tempdir.iterdir())
     assert outcome.code == 130
     assert "The agent has stopped: the agent reports" in outcome.err
-    assert apache.names() == []
+    assert names_in_the_end(apache.names) == []
     assert left_in_the_agent == []
     assert not list(tmp_path.glob("image.*"))
 

@@ -10,11 +10,18 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-import psutil
 import pytest
 
 from tests.functional import commands
-from tests.functional.conftest import PASSWORD, USERNAME, Dav, identical, same_files
+from tests.functional.aftermath import Scene
+from tests.functional.conftest import (
+    PASSWORD,
+    USERNAME,
+    Dav,
+    identical,
+    names_in_the_end,
+    same_files,
+)
 from tests.lab import disks
 from tests.lab.nginx import Nginx
 
@@ -238,12 +245,14 @@ def test_an_interrupt_leaves_nothing(
         outcome = commands.finish(command)
     assert outcome.code == 130, outcome.err
     assert outcome.error == "ipa-snapshot: interrupted"
-    assert names_in_the_end(apache) == []
+    assert names_in_the_end(apache.names) == []
 
 
 def test_an_interrupt_while_davfs2_uploads_leaves_nothing(
-    apache: Dav, auth_file: pathlib.Path, small_loop: str, slow_network: None
-) -> None:
+    apache: Dav, auth_file: pathlib.Path, small_disk: disks.Disk, small_loop: str,
+    slow_network: None,
+) -> None:  # fmt: skip
+    scene = Scene(small_disk.path, apache.directory)
     arguments = stream(apache, auth_file, "image", small_loop, "--writer", "davfs")
     command = commands.start("ipa-snapshot", *arguments)
     assert command.stderr is not None
@@ -253,16 +262,8 @@ def test_an_interrupt_while_davfs2_uploads_leaves_nothing(
     command.send_signal(signal.SIGINT)
     outcome = commands.finish(command)
     assert outcome.code == 130, outcome.err
-    assert names_in_the_end(apache) == []
-    assert not any(process.name() == "mount.davfs" for process in psutil.process_iter())
-
-
-def names_in_the_end(dav: Dav) -> list[str]:
-    """Return what the server holds, once it has noticed a broken request."""
-    deadline = time.monotonic() + 20
-    while dav.names() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return dav.names()
+    assert names_in_the_end(apache.names) == []
+    scene.assert_no_process_left()  # davfs2's daemon
 
 
 def wait_until_begun(dav: Dav) -> None:

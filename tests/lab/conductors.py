@@ -121,16 +121,6 @@ def slowed_network() -> Iterator[None]:
         subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
 
 
-def changes(ironic: Ironic, node: Node) -> list[tuple[str, str]]:
-    """Return the changes of the node's provision state, from ``active`` on, as notified."""
-    seen = [
-        (told.payload["previous_provision_state"], told.payload["provision_state"])
-        for told in ironic.notifications(node.uuid)
-        if told.event.startswith("baremetal.node.provision_set.")
-    ]
-    return seen[[new for _old, new in seen].index("active") + 1 :]
-
-
 def powers(ironic: Ironic, node: Node) -> list[str]:
     """Return the power states that were asked for."""
     return [

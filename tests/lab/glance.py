@@ -74,6 +74,8 @@ _KEYSTONE_CONFIG = """\
 [DEFAULT]
 use_keystone_limits = true
 {authtoken}
+# A token that is revoked is to be refused at once, as one that has expired is by the cache too.
+token_cache_time = -1
 {limit}
 endpoint_service_type = image
 endpoint_region_name = {region}

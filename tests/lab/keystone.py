@@ -145,6 +145,16 @@ class Keystone(services.Service):
         token = {"auth_url": self.auth_url, "token": session.get_token()}
         return Account("v3token", {**token, "project_id": session.get_project_id()})
 
+    def revoke(self, token: Account) -> None:
+        """Let nobody accept a token any more, nor one that was made with it.
+
+        Keystone's answers are then those for a token that has expired.
+        """
+        answer = self.admin.connection().session.delete(
+            self.auth_url + "/auth/tokens", headers={"X-Subject-Token": token.auth["token"]}
+        )
+        answer.raise_for_status()
+
     def application_credential_of(self, account: Account) -> Account:
         """Return an account by a new application credential, restricted as they are by default."""
         cloud = account.connection()

@@ -2,8 +2,10 @@
 """Machines whose disks are snapshotted through Ironic: node, disk, ramdisk, and their storage."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,6 +30,11 @@ RECORDED = """\
 enabled_boot_interfaces = fake,recorded
 enabled_network_interfaces = noop,recorded
 """
+# What Ironic's log has in brackets, and its thread's other lines too: the ID of a request.
+_ENTERED = re.compile(r" (\[[^]]*\]) Entering new state '([^']+)' in response to event '([^']+)'")
+_MOVED = re.compile(
+    r' (\[[^]]*\]) Node (\S+) moved to provision state "([^"]+)" from state "([^"]+)"'
+)
 
 
 @contextlib.contextmanager
@@ -90,6 +97,43 @@ class Storage(Apache):
     def names_of(self, node: str) -> list[str]:
         """Return what it holds of a node's, by its UUID; an empty collection counts for nothing."""
         return [name for name in self.names() if name.startswith(node + "/")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """A change of a node's provision state, and the event that made it, in Ironic's words."""
+
+    source: str
+    target: str
+    event: str
+
+    @property
+    def change(self) -> tuple[str, str]:
+        """The two states."""
+        return self.source, self.target
+
+
+def moves(ironic: Ironic, node: str) -> list[Move]:
+    """Return the moves of a node (its UUID) since it became ``active``, the oldest first.
+
+    From the log, which has them in their order before the node's lock is released. Notifications
+    are another matter: where an event starts a thread, that thread's own first event can be told of
+    sooner, or instead.
+    """
+    found, entered = [], {}
+    for line in ironic.log.read_text(errors="replace").splitlines():
+        if told := _ENTERED.search(line):
+            request, state, event = told.groups()
+            entered[request, state] = event
+        elif (told := _MOVED.search(line)) and told[2] == node:
+            request, _node, target, source = told.groups()
+            found.append(Move(source, target, entered[request, target]))
+    return found[[move.target for move in found].index("active") + 1 :]
+
+
+def changes(ironic: Ironic, node: str) -> list[tuple[str, str]]:
+    """Return the states of these moves."""
+    return [move.change for move in moves(ironic, node)]
 
 
 class Machine:
@@ -165,24 +209,21 @@ class Machine:
             if told.event == "baremetal.node.power_set.start"
         ]
 
+    def moves(self) -> list[Move]:
+        """Return the moves of the provision state since the deployment."""
+        return moves(self.ironic, self.node.uuid)
+
     def changes(self) -> list[tuple[str, str]]:
         """Return the changes of the provision state since the deployment, in Ironic's words."""
+        return changes(self.ironic, self.node.uuid)
+
+    def notified(self) -> list[dict[str, Any]]:
+        """Return what Ironic notified of changes of the provision state."""
         return [
-            (told["previous_provision_state"], told["provision_state"])
-            for told in self._provisioned()
-        ]
-
-    def events(self) -> list[str]:
-        """Return what Ironic calls the events that made these changes."""
-        return [told["event"] for told in self._provisioned()]
-
-    def _provisioned(self) -> list[dict[str, Any]]:
-        told = [
             told.payload
             for told in self.ironic.notifications(self.node.uuid)
             if told.event.startswith("baremetal.node.provision_set.")
         ]
-        return told[[one["provision_state"] for one in told].index("active") + 1 :]
 
 
 def wait_until(what: str, condition: Any, timeout_s: float = 60) -> None:
