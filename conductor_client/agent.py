@@ -19,6 +19,7 @@ import urllib3
 from oslo_log import log
 
 from conductor_client import errors
+from conductor_client.deadline import Deadline, obey_deadlines
 from snapshot_core.credentials import Credentials, Trust, is_untrusted
 from snapshot_core.encryption import PublicKey
 from snapshot_core.process import printable
@@ -118,7 +119,8 @@ class NotTrusted(errors.AgentUnavailable):
 class Agent:
     """One agent's REST API, for as long as the ``with``.
 
-    :param timeout_s: for connecting, and for each further step, in seconds.
+    :param timeout_s: for connecting, and for each further step, in seconds; an exchange as a whole
+        may take as long as both together.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Agent:
         self._token = token
         self._timeout_s = timeout_s
         self._session = Session()
+        obey_deadlines(self._session)
         trust.apply(self._session)
 
     def __enter__(self) -> Self:
@@ -231,6 +234,17 @@ class Agent:
         return status, self._parse_body(body)
 
     def _exchange(
+        self, method: str, command: str, options: dict[str, Any]
+    ) -> tuple[int, bytes, errors.AgentUnavailable | None]:
+        with Deadline(sum(self._timeout_s)) as deadline:
+            status, body, failure = self._send(method, command, options)
+            # Each exchange opens its own connection, so that the deadline holds for it.
+            self._session.close()
+        if deadline.is_over and failure is None:
+            failure = self._no_answer(TimeoutError())
+        return status, body, failure
+
+    def _send(
         self, method: str, command: str, options: dict[str, Any]
     ) -> tuple[int, bytes, errors.AgentUnavailable | None]:
         url = "%s/v1/commands/%s" % (self.url, command)

@@ -27,8 +27,8 @@ LOG = log.getLogger(__name__)
 _TIMEOUT_S = (15, 300)
 # Some 20,000 members.
 _ANSWER_LIMIT = 16 * 1024 * 1024
-# What a claim makes and renames at once; a power cut in between leaves it.
-_PROBE = re.compile(r"ipa-snapshot-[0-9a-f]{32}")
+# What a claim or a check makes and takes away at once; a power cut in between leaves it.
+_PROBE = re.compile(r"ipa-snapshot-[0-9a-f]{32}(\.part)?")
 _ASKED = (
     b'<?xml version="1.0"?><propfind xmlns="DAV:"><prop><getlastmodified/><resourcetype/></prop>'
     b"</propfind>"
@@ -47,10 +47,14 @@ class Member:
 def members(access: StorageAccess, storage: Storage, collection: str = "") -> list[Member]:
     """Return what is in a ``collection`` of an open storage, or in the storage itself.
 
+    A collection that is gone has no members.
+
     :raises: StorageUnavailable, also where the server cannot list (nginx 1.22 without modules)
     """
     directory = storage.local_path(collection)
-    return _in_directory(directory) if directory else _in_webdav(access, collection)
+    if directory is None:
+        return _in_webdav(access, collection)
+    return _in_directory(directory, may_be_gone=bool(collection))
 
 
 def is_probe(name: str) -> bool:
@@ -74,7 +78,7 @@ def remove_if_empty(access: StorageAccess, storage: Storage, collection: str) ->
         LOG.debug("%(what)s stays: %(reason)s", {"what": collection, "reason": exc})
 
 
-def _in_directory(directory: Path) -> list[Member]:
+def _in_directory(directory: Path, *, may_be_gone: bool) -> list[Member]:
     now = time.time()
     try:
         return [
@@ -83,6 +87,8 @@ def _in_directory(directory: Path) -> list[Member]:
             if not path.is_symlink()
         ]
     except OSError as exc:
+        if may_be_gone and isinstance(exc, FileNotFoundError):
+            return []
         raise errors.StorageUnavailable("%s cannot be listed: %s" % (directory, exc)) from exc
 
 
@@ -93,6 +99,8 @@ def _in_webdav(access: StorageAccess, collection: str) -> list[Member]:
         open_session(access.credentials, access.trust) as session,
         exchange(session, "PROPFIND", url, _TIMEOUT_S, data=_ASKED, headers=headers) as answer,
     ):
+        if collection and answer.status_code == 404:
+            return []
         if answer.status_code != 207:
             raise refusal(url, answer)
         try:

@@ -29,6 +29,11 @@ LOG = log.getLogger(__name__)
 # The verb `service` came with it, in Ironic 23.0.
 API_VERSION = "1.87"
 SERVICE_FAULT = "service failure"
+# With it a service may be asked for that boots no ramdisk, from Ironic 34.0 on.
+_NO_RAMDISK_VERSION = "1.108"
+# Ironic keeps these on a node until it cuts the power of the ramdisk, and until it has brought the
+# instance back from a snapshot by the verb. It takes the step away when it tears a service down.
+_IN_RAMDISK = ("agent_start_attempted", "snapshot_ramdisk")
 # An API that is restarted or upgraded is back by then.
 _OUTAGE_S = 600
 _PAUSE = tenacity.wait_random_exponential(multiplier=0.5, max=15)
@@ -42,7 +47,8 @@ class Record:
     ``steps`` are those of the service that runs or failed. They and ``last_error`` are None where
     this account is not shown them. ``snapshot`` is the last one that the conductor's plug-in took
     or takes, and ``projects`` are those whose images it may go into. ``image_ref`` is that of the
-    snapshot that goes on, if it is known.
+    snapshot that goes on, if it is known. ``in_ramdisk``: a service or snapshot that failed has
+    left the machine there, as far as that is shown.
     """
 
     uuid: str
@@ -61,6 +67,7 @@ class Record:
     steps: tuple[Mapping[str, Any], ...] | None
     snapshot: SnapshotRecord | None
     image_ref: str | None
+    in_ramdisk: bool
 
     @property
     def free(self) -> bool:
@@ -100,6 +107,7 @@ class Record:
                 snapshot=snapshot,
                 image_ref=info.get("snapshot_image_ref")
                 or (snapshot.image_ref if snapshot else None),
+                in_ramdisk=bool(raw.get("service_step")) or any(key in info for key in _IN_RAMDISK),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise errors.IronicUnavailable("what Ironic tells of the node is unusable") from exc
@@ -156,14 +164,18 @@ class Node:
 
     def invalid_interfaces(self) -> list[str]:
         """Return what is wrong with the power and the network of the node: each a reason."""
-        found = self._request("GET", "/validate")
-        if not isinstance(found, Mapping):
-            raise errors.IronicUnavailable("what Ironic tells of the node is unusable")
+        found = self._validation(API_VERSION)
         return [
             "%s: %s" % (name, _text(found[name].get("reason")))
             for name in ("power", "network")
-            if isinstance(found.get(name), Mapping) and found[name].get("result") is False
+            if name in found and found[name].get("result") is False
         ]
+
+    def _validation(self, version: str) -> dict[str, Mapping[str, Any]]:
+        found = self._request("GET", "/validate", version=version)
+        if not isinstance(found, Mapping):
+            raise errors.IronicUnavailable("what Ironic tells of the node is unusable")
+        return {name: told for name, told in found.items() if isinstance(told, Mapping)}
 
     def has_interface(self, name: str, version: str) -> bool:
         """Tell whether an implementation of a hardware interface, other than none, is chosen.
@@ -176,8 +188,23 @@ class Node:
             found = self._request("GET", "?fields=" + field, version=version)
         except errors.NodeNotReady:
             return False  # This Ironic has no such interface.
-        chosen = found.get(field) if isinstance(found, Mapping) else None
-        return chosen not in (None, "no-" + name)
+        if not isinstance(found, Mapping) or field not in found:
+            return False
+        if found[field] is None:
+            # A node that is older than the interface has its driver's default.
+            return self._validation(version).get(name, {}).get("result") is True
+        return str(found[field]) != "no-" + name
+
+    def knows_version(self, version: str) -> bool:
+        """Tell whether the API goes up to this version.
+
+        :raises: IronicUnavailable
+        """
+        try:
+            self._request("GET", "?fields=uuid", version=version)
+        except errors.NodeNotReady:
+            return False
+        return True
 
     def provision(self, asked: Provision) -> None:
         """Ask for a change of the provision state; not repeated when no answer comes.
@@ -195,6 +222,16 @@ class Node:
     def abort(self) -> None:
         """Ask Ironic to abort the service, or to recover from its failure."""
         self._request("PUT", "/states/provision", {"target": "abort"})
+
+    def leave_failed_service(self) -> None:
+        """Ask for a service that boots nothing, and so leads from a failed one to active.
+
+        It leaves the power, the networks and the boot device alone, where an abort cuts the power.
+        """
+        # Ironic 39 does not even do this step: it drops such steps from the list.
+        step = {"interface": "power", "step": "power_on"}
+        body = {"target": "service", "service_steps": [step], "disable_ramdisk": True}
+        self._request("PUT", "/states/provision", body, _NO_RAMDISK_VERSION)
 
     def clear_maintenance(self) -> None:
         """Take the node out of maintenance."""
@@ -226,9 +263,13 @@ class Node:
             ) from exc
         except _API_ERRORS as exc:
             raise _Away("Ironic does not answer: %s" % exc) from exc
-        if answer.status_code in (200, 202, 204):
+        if answer.status_code not in (200, 202, 204):
+            raise self._refusal(answer, version)
+        try:
             return answer.json() if answer.content else None
-        raise self._refusal(answer, version)
+        except ValueError as exc:
+            # A load balancer's page, for example.
+            raise _Away("Ironic's answer is no JSON: %s" % _text(answer.text)[:200]) from exc
 
     def _refusal(self, answer: Any, version: str) -> errors.SnapshotError:
         status, reason = answer.status_code, _fault(answer)

@@ -3,7 +3,6 @@
 
 import argparse
 import contextlib
-import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,15 +11,15 @@ from osc_lib import exceptions
 from osc_lib.cli import format_columns
 from osc_lib.command import command
 
-from conductor_client import delivery, errors, plugin, sdk
+from conductor_client import delivery, errors, interrupts, plugin, sdk
 from conductor_client.access import AUTH_VARIABLE, CACERT_VARIABLE, URL_VARIABLE
 from conductor_client.images import queued_image
+from conductor_client.interrupts import Interrupts
 from conductor_client.node import Node
 from conductor_client.reap import parse_age
 from snapshot_core.encryption import PrivateKey
 from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
 from snapshot_core.process import printable
-from snapshot_core.progress import Progress
 from snapshot_core.terminal import ProgressDisplay
 
 _COLUMNS = (
@@ -139,7 +138,8 @@ def _add_handling_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--leave-failed", action="store_true",
-        help="After a failure leave the node as it is; by default its instance is brought back",
+        help="After a failure leave the node as it is; by default its instance is brought back, as "
+        "the conductor always does where it takes the snapshot",
     )  # fmt: skip
     parser.add_argument(
         "--wait", action="store_true",
@@ -178,17 +178,12 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
         arguments.expected_wwn,
         bad_sectors=arguments.bad_sectors,
     )
-    node = Node(connection, arguments.node)
-    by_conductor = plugin.way(node, node.read(), image, options) is not None
+    way = plugin.snapshot_way(Node(connection, arguments.node), image, options)
+    by_conductor = way.asked is not None
     if not arguments.wait and not by_conductor:
         _say("The conductor has no plug-in for snapshots: this command uploads, and so it waits.")
-    second = _CONDUCTOR_GOES_ON if by_conductor else _NODE_GOES_ON % (arguments.node, name)
-    with ProgressDisplay() as display, _Interrupts(arguments.node, second) as interrupts:
-
-        def tell(progress: Progress) -> None:
-            interrupts.phase = progress.phase
-            display(progress)
-
+    texts = interrupts.texts_of_snapshot(arguments.node, None if by_conductor else name)
+    with ProgressDisplay() as display, Interrupts(texts, display) as tell:
         return sdk.snapshot_node(
             connection,
             arguments.node,
@@ -205,24 +200,28 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
             work_dir=arguments.work_dir,
             on_progress=tell,
             encryption_key=PrivateKey.read_if_given(arguments.encryption_key_file),
+            way=way,
         )
 
 
 def _upload(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.NodeSnapshot:
-    is_kept = plugin.keeps(Node(connection, arguments.node).read(), arguments.resume)
-    with ProgressDisplay() as display:
+    way = plugin.upload_way(Node(connection, arguments.node), arguments.resume, image)
+    by_conductor = way.asked is not None
+    texts = interrupts.texts_of_resume(arguments.node, by_conductor=by_conductor)
+    with ProgressDisplay() as display, Interrupts(texts, display) as tell:
         return sdk.upload_captured(
             connection,
             arguments.node,
             arguments.resume,
             image=image,
-            storage=None if is_kept else _storage(arguments),
+            storage=None if by_conductor else _storage(arguments),
             image_format=arguments.image_format,
             timeout_s=arguments.timeout,
             wait=arguments.wait,
             work_dir=arguments.work_dir,
-            on_progress=display,
+            on_progress=tell,
             encryption_key=PrivateKey.read_if_given(arguments.encryption_key_file),
+            way=way,
         )
 
 
@@ -244,41 +243,3 @@ def _row(wire: dict[str, Any]) -> list[Any]:
 
 def _say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
-
-
-_NODE_GOES_ON = (
-    "this command then cleans up. Ctrl-C again ends this command alone: the node goes on and comes "
-    "back, but not if it was off before, and then: openstack baremetal node snapshot %s --image "
-    "IMAGE --resume %s"
-)
-_CONDUCTOR_GOES_ON = (
-    "the conductor then cleans up. Ctrl-C again ends this command alone: the conductor goes on, "
-    "uploads the image and brings the node back, but not to be off if it was off before"
-)
-
-
-class _Interrupts:
-    """The first Ctrl-C says what goes on, and the second one ends the command.
-
-    :param second: says what the second one does.
-    """
-
-    def __init__(self, node: str, second: str) -> None:
-        self._node = node
-        self._second = second
-        self._before: Any = None
-        self.phase = "check"
-
-    def __enter__(self) -> "_Interrupts":
-        self._before = signal.signal(signal.SIGINT, self._explain)
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _explain(self, _signum: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        _say(
-            "\nThe snapshot of %s goes on (%s). To abort it: openstack baremetal node abort %s; %s"
-            % (self._node, self.phase, self._node, self._second)
-        )

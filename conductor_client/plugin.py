@@ -6,6 +6,7 @@ captures and uploads on the conductor's side, and ``upload_snapshot``, which upl
 a ``snapshot_interface``, where Ironic knows that, has the specification's verb.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from conductor_client import errors, states
@@ -42,26 +43,43 @@ def keeps(record: Record, image_name: str) -> bool:
     return kept.phase in (Phase.KEPT, Phase.UPLOADING)
 
 
-def way(node: Node, record: Record, image_ref: str, options: CaptureOptions) -> Provision | None:
-    """Return what the conductor is to be asked for, or None if it takes no snapshots of this node.
+@dataclass(frozen=True)
+class Way:
+    """Who takes a snapshot of a node, or uploads what was captured.
+
+    :ivar record: the node, as it was when that was decided.
+    :ivar asked: what the conductor is to be asked for; None: this side uploads.
+    """
+
+    record: Record
+    asked: Provision | None
+
+
+def snapshot_way(node: Node, image_ref: str, options: CaptureOptions) -> Way:
+    """Return who takes a snapshot of a node.
 
     The verb has no options, and does not lead out of a service that failed.
 
-    :param record: the node as it is.
-    :raises: InvalidRequest, IronicUnavailable
+    :raises: InvalidRequest, NodeNotReady, IronicUnavailable
     """
+    record = node.read()
     arguments = options_to_wire(options)
     by_verb = not arguments and record.provision_state != states.SERVICE_FAILED
     if by_verb and node.has_interface(_INTERFACE, VERB_VERSION):
-        return Verb(image_ref)
+        return Way(record, Verb(image_ref))
     if is_offered(record):
-        return _vendor_step(STEP, image_ref=image_ref, **arguments)
-    return None
+        return Way(record, _vendor_step(STEP, image_ref=image_ref, **arguments))
+    return Way(record, None)
 
 
-def upload_step(image_ref: str) -> ServiceStep:
-    """Return the plug-in's service step that uploads what was kept; it needs no ramdisk."""
-    return _vendor_step(UPLOAD_STEP, image_ref=image_ref)
+def upload_way(node: Node, image_name: str, image_ref: str) -> Way:
+    """Return who uploads a captured image: the conductor what it has kept, and without a ramdisk.
+
+    :raises: NodeNotReady, IronicUnavailable
+    """
+    record = node.read()
+    kept = keeps(record, image_name)
+    return Way(record, _vendor_step(UPLOAD_STEP, image_ref=image_ref) if kept else None)
 
 
 def _vendor_step(name: str, **arguments: Any) -> ServiceStep:

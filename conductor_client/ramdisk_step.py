@@ -14,6 +14,8 @@ from snapshot_core.location import manifest_name
 from snapshot_core.progress import OnProgress, Progress
 from snapshot_core.storage.base import Storage
 
+#: The phase that is told of once the image is in the storage.
+CAPTURED = "captured"
 _MANIFEST_LIMIT = 1024 * 1024
 # What the step of an older ramdisk does not know is sent only where it was asked for.
 _STEP_OPTIONS = (
@@ -53,6 +55,8 @@ class ServiceCapture(Capture):
         self._service.watch(lambda record: self._look())
         if self._captured is None:
             raise AssertionError("watch() returned without an image")
+        # The ramdisk's own phases may have the names of those that come now.
+        self._tell(Progress(CAPTURED))
         return self._captured
 
     def may_go_on(self) -> bool:

@@ -52,7 +52,8 @@ def reap(access: StorageAccess, older_than_s: float, *, dry_run: bool = False) -
 
     Looked at are the storage itself and the collections of nodes in it. An image is known by the
     object beside it, or by a name that is one of ours; anything else stays. A snapshot that runs
-    renews that object every few seconds.
+    renews that object every few seconds. A node's collection that is empty goes once it was not
+    changed for that time.
 
     :param dry_run: remove nothing.
     :raises: StorageUnavailable, WriteFailed
@@ -60,8 +61,10 @@ def reap(access: StorageAccess, older_than_s: float, *, dry_run: bool = False) -
     removed = []
     with access.opened() as storage:
         top = members(access, storage)
-        nodes = [one.name for one in top if one.is_collection and _UUID.fullmatch(one.name)]
-        for collection in ("", *nodes):
+        ages_s = {
+            one.name: one.age_s for one in top if one.is_collection and _UUID.fullmatch(one.name)
+        }
+        for collection in ("", *ages_s):
             content = top if not collection else members(access, storage, collection)
             for leftover in _images(collection, content):
                 if not _is_due(storage, leftover, older_than_s):
@@ -69,7 +72,8 @@ def reap(access: StorageAccess, older_than_s: float, *, dry_run: bool = False) -
                 removed.append(leftover.name)
                 for name in () if dry_run else leftover.objects:
                     storage.remove(name)
-            if collection and not dry_run:
+            # A young one may belong to a snapshot that waits for its turn.
+            if collection and ages_s[collection] > older_than_s and not dry_run:
                 remove_if_empty(access, storage, collection)
     return removed
 

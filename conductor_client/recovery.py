@@ -4,9 +4,11 @@
 Ironic 39 alone leaves the instance down after a failure, in two ways: a step that fails leaves
 the node in ``service failed`` on the ramdisk; a timeout during a step also sets maintenance, before
 which it skips power, networks and boot device. In both cases an abort restores all three, once the
-maintenance is over.
+maintenance is over. The conductor's plug-in brings the instance back by itself: then an abort would
+cut its power.
 """
 
+import re
 import time
 from collections.abc import Callable
 
@@ -25,8 +27,16 @@ _NOTICE_S = 600
 # How much longer than a shutdown itself Ironic may take to say that it failed.
 _SLACK_S = 60
 _SERVICES = (*states.AT_WORK, *states.FAILED)
-# How Ironic before 32.0 refuses to abort a service that failed.
+# How Ironic before 32.0 refuses to abort a service that failed; the first version of the API after.
 _NO_WAY_OUT = 'while it is in state "%s"' % states.SERVICE_FAILED
+_WAY_OUT_VERSION = "1.100"
+# What the conductor's plug-in writes on a node when it has brought its instance back, and what
+# Ironic adds if that went wrong.
+_BROUGHT_BACK = re.compile(r"Service step vendor\.\S+ failed on |.* The instance is brought back.$")
+_NOT_BROUGHT_BACK = "Also failed to tear down"
+SHUTDOWN_TIMEOUT_S = 300
+# Ironic may refuse a request because it looks at the node's power just then.
+_TRIES = 3
 POWER_ON, POWER_OFF = "power on", "power off"
 
 
@@ -36,15 +46,19 @@ def bring_back(
     *,
     finishing: bool,
     leave_failed: bool = False,
+    shutdown_timeout_s: int = SHUTDOWN_TIMEOUT_S,
 ) -> Record:
     """Return when the node is active and free, or deleted, or in a service of somebody else.
 
     :param is_ours: tells whether the service that runs or failed is the one to end.
     :param finishing: the step is done, so that the service is given time to end by itself.
     :param leave_failed: a node whose service failed is left so, which is an error.
+    :param shutdown_timeout_s: how long an instance that runs may take to shut down, in seconds,
+        where nothing but an abort leads on.
     :raises: NodeNotReady, IronicUnavailable, ServiceFailed
     """
     began = time.monotonic()
+    way = _WayBack(node, shutdown_timeout_s)
     while time.monotonic() - began < _PATIENCE_S:
         record = node.read()
         if leave_failed and record.provision_state in states.FAILED:
@@ -54,10 +68,11 @@ def bring_back(
             )
         patient = finishing and time.monotonic() - began < _NOTICE_S
         if record.free:
-            if record.provision_state in _SERVICES and not is_ours(record):
+            is_service = record.provision_state in _SERVICES
+            if is_service and not way.is_left and not is_ours(record):
                 LOG.warning("Node %(node)s is in another service", {"node": record.name})
                 return record
-            if _is_settled(node, record, patient=patient):
+            if way.is_settled(record, patient=patient):
                 return record
         time.sleep(_POLL_S)
     raise errors.ServiceFailed(
@@ -66,25 +81,75 @@ def bring_back(
     )
 
 
-def _is_settled(node: Node, record: Record, *, patient: bool) -> bool:
-    """Tell whether nothing is left to do; else take the next step towards that."""
-    match record.provision_state:
-        case states.ACTIVE:
-            if record.fault != SERVICE_FAULT:
+def is_back(record: Record) -> bool:
+    """Tell whether the instance of a snapshot that failed is known to run again."""
+    if record.provision_state == states.SNAPSHOT_FAILED:
+        # Where the steps are shown, so is whether it is in the ramdisk.
+        return record.steps is not None and not record.in_ramdisk
+    said = record.last_error or ""
+    by_plugin = any(step.get("interface") == "vendor" for step in record.steps or ())
+    return by_plugin and bool(_BROUGHT_BACK.match(said)) and _NOT_BROUGHT_BACK not in said
+
+
+def may_be_back(record: Record) -> bool:
+    """Tell whether it may be that; else the machine is in the ramdisk, or off."""
+    in_ramdisk = record.in_ramdisk or record.fault == SERVICE_FAULT
+    return record.power_state != POWER_OFF and not in_ramdisk
+
+
+class _WayBack:
+    """The steps towards a node that is active.
+
+    :ivar is_left: a service was asked for that leads out of the failed one.
+    """
+
+    def __init__(self, node: Node, shutdown_timeout_s: int) -> None:
+        self._node = node
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._tries = _TRIES
+        self.is_left = False
+
+    def is_settled(self, record: Record, *, patient: bool) -> bool:
+        """Tell whether nothing is left to do; else take the next step towards that."""
+        match record.provision_state:
+            case states.ACTIVE:
+                if record.fault != SERVICE_FAULT:
+                    return True
+                clear_service_fault(self._node, record)
+            case states.SERVICE_FAILED | states.SNAPSHOT_FAILED:
+                clear_service_fault(self._node, record)
+                self._leave_failure(record)
+            case states.SERVICING | states.SNAPSHOTTING:
+                pass
+            case states.SERVICE_WAIT | states.SERVICE_HOLD | states.SNAPSHOT_WAIT:
+                if not patient:
+                    _abort(self._node, record)
+            case other:
+                LOG.warning("Node %(node)s is %(state)s", {"node": record.name, "state": other})
                 return True
-            clear_service_fault(node, record)
-        case states.SERVICE_FAILED | states.SNAPSHOT_FAILED:
-            clear_service_fault(node, record)
-            _abort(node, record)
-        case states.SERVICING | states.SNAPSHOTTING:
-            pass
-        case states.SERVICE_WAIT | states.SERVICE_HOLD | states.SNAPSHOT_WAIT:
-            if not patient:
-                _abort(node, record)
-        case other:
-            LOG.warning("Node %(node)s is %(state)s", {"node": record.name, "state": other})
-            return True
-    return False
+        return False
+
+    def _leave_failure(self, record: Record) -> None:
+        # By the verb, Ironic aborts what is back without a change of the power.
+        if record.provision_state == states.SERVICE_FAILED and may_be_back(record):
+            if is_back(record) and self._tries and not self.is_left:
+                self._tries -= 1
+                self.is_left = self._leave(record)
+                return
+            if self._node.knows_version(_WAY_OUT_VERSION):
+                shut_down(self._node, self._shutdown_timeout_s)
+        _abort(self._node, record)
+
+    def _leave(self, record: Record) -> bool:
+        try:
+            self._node.leave_failed_service()
+        except errors.NodeNotReady as exc:
+            LOG.warning(
+                "Node %(node)s stays %(state)s, although its instance is back: %(why)s",
+                {"node": record.name, "state": record.provision_state, "why": exc},
+            )
+            return False
+        return True
 
 
 def _abort(node: Node, record: Record) -> None:
@@ -117,9 +182,7 @@ def restore_power(node: Node, record: Record, *, was_off: bool, shutdown_timeout
     if record.provision_state != states.ACTIVE:
         return
     if not was_off:
-        if record.power_state != POWER_ON:
-            node.set_power(POWER_ON)
-            wait_for_power(node, POWER_ON, _PATIENCE_S)
+        power_on(node, record)
         return
     if record.power_state == POWER_OFF:
         return
@@ -127,6 +190,16 @@ def restore_power(node: Node, record: Record, *, was_off: bool, shutdown_timeout
     if not shut_down(node, shutdown_timeout_s):
         node.set_power(POWER_OFF)
         wait_for_power(node, POWER_OFF, _PATIENCE_S)
+
+
+def power_on(node: Node, record: Record) -> None:
+    """Power a node on if it is not.
+
+    :raises: NodeNotReady, IronicUnavailable, ServiceFailed
+    """
+    if record.power_state != POWER_ON:
+        node.set_power(POWER_ON)
+        wait_for_power(node, POWER_ON, _PATIENCE_S)
 
 
 def shut_down(node: Node, timeout_s: int) -> bool | None:
@@ -150,6 +223,19 @@ def wait_for_power(node: Node, wanted: str, timeout_s: float) -> None:
 
     :raises: ServiceFailed when it failed, or is not done in time.
     """
+    record = settled(node, timeout_s)
+    if record.power_state != wanted:
+        raise errors.ServiceFailed(
+            "the power of node %s is %r, expected %r: %s"
+            % (record.name, record.power_state, wanted, record.last_error or "it took too long")
+        )
+
+
+def settled(node: Node, timeout_s: float) -> Record:
+    """Return the node once Ironic is done with a change of its power, or when time is up.
+
+    :raises: NodeNotReady, IronicUnavailable
+    """
     deadline = time.monotonic() + timeout_s
     record = node.read()
     # Ironic 39 holds the lock from its answer to the request until the change is over.
@@ -158,8 +244,4 @@ def wait_for_power(node: Node, wanted: str, timeout_s: float) -> None:
             break
         time.sleep(_POLL_S)
         record = node.read()
-    if record.power_state != wanted:
-        raise errors.ServiceFailed(
-            "the power of node %s is %r, expected %r: %s"
-            % (record.name, record.power_state, wanted, record.last_error or "it took too long")
-        )
+    return record

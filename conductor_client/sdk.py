@@ -21,6 +21,7 @@ from conductor_client.collection import remove_if_empty
 from conductor_client.delivery import CaptureOptions, Order, Snapshot
 from conductor_client.images import parse_image_ref
 from conductor_client.node import Node
+from conductor_client.plugin import Way
 from conductor_client.provision import ServiceStep
 from conductor_client.ramdisk_step import ServiceCapture, read_manifest, step
 from conductor_client.service import Handling, Service
@@ -84,12 +85,14 @@ def snapshot_node(
     work_dir: str | None = None,
     on_progress: OnProgress | None = None,
     encryption_key: PrivateKey | None = None,
+    way: Way | None = None,
 ) -> NodeSnapshot:
     """Take a snapshot of an active node, and return when the node is active again.
 
     Everything is checked before anything is started. After a failure the instance is back, with
     its power as before, and the image still waits for data. An interrupt (``KeyboardInterrupt``)
-    ends this call and not the service: the node goes on.
+    ends this call and not the service: the node goes on; before there is one, the instance is
+    powered on again.
 
     :param node: its UUID or name. One whose last snapshot failed is taken, too.
     :param image: the UUID of a queued Glance image, or ``file:///path`` of a new file.
@@ -107,19 +110,28 @@ def snapshot_node(
     :param work_dir: where a raw image is converted; by default the system's temporary directory.
     :param encryption_key: whose holder alone can read the image in the storage; by default it is
         not encrypted. A conductor that has the plug-in has a key of its own, if any.
+    :param way: the answer of :func:`conductor_client.plugin.snapshot_way`, if that was asked.
     :raises: one of ``conductor_client.errors``
     """
     options, handling = options or CaptureOptions(), handling or Handling()
     ironic_node = Node(connection, node)
-    record = ironic_node.read()
+    way = way or plugin.snapshot_way(ironic_node, image, options)
+    record = way.record
     target = parse_image_ref(image, connection)
-    if asked := plugin.way(ironic_node, record, image, options):
+    if way.asked:
         if encryption_key is not None:
             raise errors.InvalidRequest(
                 "the conductor has the plug-in, and encrypts if its [snapshot]encryption_key_file "
                 "is set: do not give a key"
             )
-        service = Service(ironic_node, asked, handling, on_progress)
+        if handling.leave_failed:
+            raise errors.InvalidRequest(
+                "the conductor takes the snapshot, and after a failure it brings the instance back "
+                "at once: a node cannot be left as it failed (--leave-failed). To look at the "
+                "ramdisk then, ask for the ramdisk's own step, as 'openstack baremetal node "
+                "service' can"
+            )
+        service = Service(ironic_node, way.asked, handling, on_progress)
         warnings = plugin.run(service, connection, image, wait=wait)
         state = states.ACTIVE if wait else states.SNAPSHOTTING
         return NodeSnapshot(record.uuid, image, state, service.consistency, None, tuple(warnings))
@@ -149,6 +161,7 @@ def upload_captured(
     work_dir: str | None = None,
     on_progress: OnProgress | None = None,
     encryption_key: PrivateKey | None = None,
+    way: Way | None = None,
 ) -> NodeSnapshot:
     """Upload an image that was captured before; the machine is not touched.
 
@@ -161,14 +174,16 @@ def upload_captured(
     :param timeout_s: how long the conductor may take, in seconds.
     :param wait: whether to wait for the conductor; this side always waits for itself.
     :param encryption_key: the key for which it was encrypted, if it was.
+    :param way: the answer of :func:`conductor_client.plugin.upload_way`, if that was asked.
     :raises: one of ``conductor_client.errors``
     """
     check_image_name(image_name)
     ironic_node = Node(connection, node)
-    record = ironic_node.read()
-    if plugin.keeps(record, image_name):
+    way = way or plugin.upload_way(ironic_node, image_name, image)
+    record = way.record
+    if way.asked:
         handling = Handling(shutdown_timeout_s=0, timeout_s=timeout_s, leave_failed=True)
-        service = Service(ironic_node, plugin.upload_step(image), handling, on_progress)
+        service = Service(ironic_node, way.asked, handling, on_progress)
         captured = record.snapshot.captured if record.snapshot else None
         warnings = plugin.run(service, connection, image, wait=wait, captured=captured)
         state = states.ACTIVE if wait else states.SNAPSHOTTING

@@ -25,7 +25,6 @@ STEP = "snapshot"
 # Of the conductor's plug-in: a captured image is uploaded again.
 UPLOAD_STEP = "upload_snapshot"
 _POLL_S = 2.0
-_SHUTDOWN_TIMEOUT_S = 300
 # Ironic locks a node for a moment whenever it looks at its power.
 _LOCK_PATIENCE_S = 30
 # How long the storage, or Glance, may be away while the node says that the step is done.
@@ -39,10 +38,11 @@ class Handling:
     :param shutdown_timeout_s: how long the instance may take to shut down, in seconds, before
         Ironic cuts its power; 0: it is not asked.
     :param timeout_s: how long the capture may take, in seconds, from the request to the image.
-    :param leave_failed: after a failure the node stays as it is, for a look.
+    :param leave_failed: after a failure the node stays as it is, for a look; not where the
+        conductor itself takes snapshots, since that brings the instance back at once.
     """
 
-    shutdown_timeout_s: int = _SHUTDOWN_TIMEOUT_S
+    shutdown_timeout_s: int = recovery.SHUTDOWN_TIMEOUT_S
     timeout_s: float = TIMEOUT_S
     leave_failed: bool = False
 
@@ -100,6 +100,8 @@ class Service:
     def start(self) -> None:
         """Shut the instance down and start the service; if that fails, the power is restored.
 
+        So it is after an interrupt, unless the service is under way by then.
+
         :raises: NodeNotReady, IronicUnavailable
         """
         try:
@@ -107,41 +109,54 @@ class Service:
             self.tell(Progress("boot"))
             self._node.provision(self._asked)
         except errors.NodeNotReady:
-            self._leave()
+            self._leave(_LOCK_PATIENCE_S)
             raise
         except errors.SnapshotError:
             self._come_back_from_failure()
             raise
         except KeyboardInterrupt:
-            LOG.warning("Node %(node)s may be off: look after it", {"node": self._node.ident})
+            if self._shut_down:
+                LOG.warning(
+                    "Node %(node)s is powered on again, once what it does is over",
+                    {"node": self._node.ident},
+                )
+            self._leave(self._handling.shutdown_timeout_s + _LOCK_PATIENCE_S)
             raise
 
     def _prepare(self) -> None:
-        """Take away what blocks the service, or shut the instance down."""
+        """Take away what blocks the service, and shut the instance down where it runs."""
         before = self.before
+        if self._was_off:
+            self.consistency = "clean"
+            return
         if before.provision_state in states.FAILED:
             clear_service_fault(self._node, before)
-        elif self._was_off:
-            self.consistency = "clean"
-        elif self._handling.shutdown_timeout_s:
+            if not recovery.may_be_back(before):
+                return
+        if self._handling.shutdown_timeout_s:
             self.tell(Progress("shut down"))
+            self._shut_down = True
             off = recovery.shut_down(self._node, self._handling.shutdown_timeout_s)
             self._shut_down = off is not None
-            if off:
+            # What was shut down after a failure may have been the ramdisk.
+            if off and (before.provision_state == states.ACTIVE or recovery.is_back(before)):
                 self.consistency = "clean"
 
-    def _leave(self) -> None:
-        """Take back what was done before the service was refused, and no more.
+    def _leave(self, patience_s: float) -> None:
+        """Take back what was done before the service was asked for, and no more.
 
         The node may be in the service of somebody who was quicker.
         """
         if not self._shut_down:
             return
         try:
-            record = self._read_free()
-            recovery.restore_power(self._node, record, was_off=False, shutdown_timeout_s=0)
+            self._undo_shutdown(recovery.settled(self._node, patience_s))
         except errors.SnapshotError as exc:
             LOG.error("The instance may be off: %(reason)s", {"reason": exc})
+
+    def _undo_shutdown(self, record: Record) -> None:
+        if self._shut_down and record.provision_state == self.before.provision_state:
+            recovery.power_on(self._node, record)
 
     @property
     def _was_off(self) -> bool:
@@ -198,20 +213,21 @@ class Service:
         :param finishing: the step is done.
         """
         self.tell(Progress("return"))
+        # Asked for here even if not before: its power would be cut in the middle of its boot.
+        shutdown_timeout_s = self._handling.shutdown_timeout_s or recovery.SHUTDOWN_TIMEOUT_S
         try:
             record = recovery.bring_back(
                 self._node,
                 self._is_ours,
                 finishing=finishing,
                 leave_failed=self._handling.leave_failed,
+                shutdown_timeout_s=shutdown_timeout_s,
             )
             recovery.restore_power(
-                self._node,
-                record,
-                was_off=self._was_off,
-                # Asked for here even if not before: it is cut off in the middle of its boot.
-                shutdown_timeout_s=self._handling.shutdown_timeout_s or _SHUTDOWN_TIMEOUT_S,
+                self._node, record, was_off=self._was_off, shutdown_timeout_s=shutdown_timeout_s
             )
+            if record.provision_state in states.FAILED:  # as before, and not ours to end
+                self._undo_shutdown(record)
         except errors.SnapshotError as exc:
             return ["the instance may not be back: %s" % exc]
         self.is_over = True

@@ -17,7 +17,8 @@ LOG = log.getLogger(__name__)
 
 # An agent under full load still answers; one that is silent for this long is gone.
 _PATIENCE_S = 300
-# All nodes are asked one after the other: those that are silent are not to hold up the others.
+# All nodes are asked one after the other: those that are silent, or slow on purpose, are not to
+# hold up the others for longer than both together.
 _TIMEOUT_S = (5, 15)
 # The certificate of an agent is at the conductor that had the node before, or that of an earlier
 # ramdisk is here, until the next heartbeat.

@@ -58,6 +58,8 @@ def test_what_the_conductor_kept_is_resumed_by_it_and_the_instance_goes_on(
     (name,) = re.findall("the captured image (\\S+) is kept", outcome.err)
     assert node.record().provision_state == "active"
     before = conductors.powers(ironic, node)
+    # The shutdown, and to the ramdisk and back; the instance that boots keeps its power then.
+    assert before[before.index("power off") :] == ["power off", "power on"] * 2
 
     again = ("--image", image, "--resume", name)
     outcome = finish(snapshot(ironic, node, *again))

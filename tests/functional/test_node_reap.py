@@ -18,12 +18,16 @@ def put(dav: Dav, name: str, text: str, days: float) -> None:
     path = dav.directory / NODE / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    when = time.time() - days * 24 * 3600
-    os.utime(path, (when, when))
+    age(path, days)
     # Apache removes as its own user.
     owner = dav.directory.stat()
     for one in (path, path.parent):
         os.chown(one, owner.st_uid, owner.st_gid)
+
+
+def age(path: pathlib.Path, days: float) -> None:
+    when = time.time() - days * 24 * 3600
+    os.utime(path, (when, when))
 
 
 def reap(dav: Dav, auth_file: pathlib.Path, *more: str) -> list[str]:
@@ -37,7 +41,7 @@ def reap(dav: Dav, auth_file: pathlib.Path, *more: str) -> list[str]:
     return removed
 
 
-def test_old_and_expired_images_go_and_so_does_the_collection_when_it_is_empty(
+def test_old_and_expired_images_go_and_so_does_the_collection_when_it_is_empty_and_old(
     dav: Dav, auth_file: pathlib.Path
 ) -> None:
     manifest = json.dumps({"image_name": "x", "checksum": {}})
@@ -56,6 +60,9 @@ def test_old_and_expired_images_go_and_so_does_the_collection_when_it_is_empty(
     assert reap(dav, auth_file, "--older-than", "7d") == due
     assert [path.name for path in (dav.directory / NODE).iterdir()] == ["young.json"]
     assert reap(dav, auth_file, "--older-than", "36h") == [NODE + "/young"]
+    assert dav.names() == [NODE]
+    age(dav.directory / NODE, days=2)
+    assert reap(dav, auth_file, "--older-than", "36h") == []
     assert dav.names() == []
 
 

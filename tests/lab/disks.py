@@ -91,7 +91,7 @@ class LoopDevice:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
         backing = pathlib.Path("/sys/block", pathlib.Path(self.path).name, "loop/backing_file")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while backing.exists():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.path} is still mounted or open somewhere")

@@ -57,8 +57,9 @@ class FakeIronic:
     """A node, active and on. Each look at it after a request brings its next moment.
 
     ``on_service`` are the moments after a service was asked for, ``on_abort`` those after an
-    abort. ``refusals`` answer requests in place of the node: by method and the path's end.
-    ``shown`` is what an account sees in place of some fields.
+    abort, ``on_shutdown`` those of a shutdown that takes its time. ``refusals`` answer requests in
+    place of the node: by method and the path's end. ``shown`` is what an account sees in place of
+    some fields; ``minor`` is up to which version 1.x the API goes.
     """
 
     def __init__(
@@ -75,9 +76,11 @@ class FakeIronic:
         }  # fmt: skip
         self.on_service = on_service or []
         self.on_abort = on_abort if on_abort is not None else [{"provision_state": "active"}]
+        self.on_shutdown: list[Moment] = []
         self.validation: dict[str, Any] = {"power": {"result": True}, "network": {"result": True}}
         self.refusals: dict[tuple[str, str], list[Answer]] = {}
         self.shown: dict[str, Any] = {}
+        self.minor = 116
         self.asked: list[str] = []
         self.services: list[dict[str, Any]] = []
         self._coming: list[Moment] = []
@@ -89,6 +92,11 @@ class FakeIronic:
         _ident, _slash, what = path.removeprefix("/v1/nodes/").partition("/")
         if waiting := self.refusals.get((request.method, what)):
             return waiting.pop(0)
+        if int(request.headers["X-OpenStack-Ironic-API-Version"].partition(".")[2]) > self.minor:
+            return Answer(406)
+        if request.query:
+            fields = request.query.removeprefix("fields=").split(",")
+            return as_json({name: self.node[name] for name in fields if name in self.node})
         return self._answer(request.method, what, request.body)
 
     def _answer(self, method: str, what: str, body: bytes) -> Answer:
@@ -118,12 +126,24 @@ class FakeIronic:
 
     def _power(self, target: str) -> Answer:
         self.asked.append(target)
-        self.node["power_state"] = target.removeprefix("soft ")
+        if target == "soft power off" and self.on_shutdown:
+            self.node["target_power_state"] = "power off"
+            self._coming = list(self.on_shutdown)
+        else:
+            self.node["power_state"] = target.removeprefix("soft ")
         return Answer(202)
 
     def _provision(self, body: dict[str, Any]) -> Answer:
+        if body.get("disable_ramdisk"):
+            # as Ironic 39, which drops this step
+            self.asked.append("service without a ramdisk")
+            info = {**self.node["driver_internal_info"], "service_steps": []}
+            self.node.update(provision_state="servicing", driver_internal_info=info)
+            self._coming = [{"provision_state": "active", "last_error": None}]
+            return Answer(202)
         self.asked.append(body["target"])
         if body["target"] == "abort":
+            self.node["power_state"] = "power on"
             self._coming = list(self.on_abort)
             return Answer(202)
         if body["target"] == "snapshot":
@@ -136,6 +156,7 @@ class FakeIronic:
         self.services += body["service_steps"]
         self.node.update(
             provision_state="servicing", power_state="power on",
+            service_step=body["service_steps"][0],
             driver_internal_info={
                 **self.node["driver_internal_info"], "service_steps": body["service_steps"],
             },

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever an agent answers becomes a checked value or one clear error without the token."""
 
+import contextlib
 import itertools
 import json
 import logging
 import socket
 import ssl
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +17,8 @@ from typing import Any
 import pytest
 
 from conductor_client import errors
-from conductor_client.agent import Agent, Captured, Status
+from conductor_client.agent import Agent, Captured, NoAnswer, Status
+from conductor_client.deadline import Deadline
 from snapshot_core.credentials import Trust
 from snapshot_core.encryption import PublicKey
 from snapshot_core.progress import Progress
@@ -277,6 +280,78 @@ def test_an_answer_of_a_gib_is_not_taken_in(kind: str) -> None:
         assert server.most_sent < 16 << 20  # which the system's buffers take
     finally:
         tracemalloc.stop()
+
+
+# What is sent at once; then a byte, again and again.
+DRIPPING = {
+    "headers": b"HTTP/1.1 200 OK\r\nX-More: ",
+    "a body": b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{"a": "',
+    "a body without an end": b'HTTP/1.1 200 OK\r\n\r\n{"a": "',
+    "a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
+    "a whole body without an end": b"HTTP/1.1 200 OK\r\n\r\n{}",
+}
+
+
+@pytest.fixture
+def drip(issued: certificates.Certificates) -> Iterator[Callable[..., str]]:
+    """Return a function that makes servers: they send first bytes, and then spaces for ever."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.cert, issued.key)
+    listeners = []
+
+    def serve(listener: socket.socket, first: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                threading.Thread(target=send, args=(connection, first), daemon=True).start()
+
+    def send(connection: socket.socket, first: bytes) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(first)
+            while True:
+                time.sleep(0.05)
+                connection.sendall(b" ")
+
+    def drip(first: bytes, *, tls: bool = False) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        if tls:
+            listener = context.wrap_socket(listener, server_side=True)
+        listeners.append(listener)
+        threading.Thread(target=serve, args=(listener, first), daemon=True).start()
+        return "%s://127.0.0.1:%d" % ("https" if tls else "http", listener.getsockname()[1])
+
+    yield drip
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("kind", DRIPPING)
+def test_an_agent_that_drips_is_one_that_does_not_answer(
+    drip: Callable[..., str], issued: certificates.Certificates, kind: str, tls: bool
+) -> None:
+    url = drip(DRIPPING[kind], tls=tls)
+    with Agent(url, TOKEN, Trust(str(issued.cacert)), (0.3, 0.3)) as agent:
+        for ask in (lambda: _ask(agent), lambda: agent.start(PARAMS)):
+            began = time.monotonic()
+            with pytest.raises(NoAnswer, match="does not answer"):
+                ask()
+            assert 0.5 < time.monotonic() - began < 5
+    assert [one for one in threading.enumerate() if isinstance(one, threading.Timer)] == []
+
+
+def test_a_deadline_that_is_over_before_there_is_a_connection_cuts_that() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with Deadline(0.01) as deadline:
+            time.sleep(0.1)
+            deadline.watch(ours)
+            assert deadline.is_over
+            assert theirs.recv(1) == b""
+        with Deadline(60) as deadline:
+            deadline.watch(theirs)
+        assert theirs.fileno() != -1
 
 
 def test_a_redirect_to_what_is_no_url_is_an_agent_that_is_away(connect: Connect) -> None:

@@ -74,6 +74,15 @@ def test_an_api_that_is_away_for_a_moment_is_asked_again(ask: Ask) -> None:
     assert ask(ironic).read().uuid == UUID
 
 
+def test_a_page_of_a_load_balancer_is_no_answer(ask: Ask) -> None:
+    ironic = FakeIronic()
+    ironic.refusals[("GET", "")] = [Answer(200, b"<html>We are back soon</html>")] * 2
+    assert ask(ironic).read().uuid == UUID
+    ironic.refusals[("GET", "validate")] = [Answer(200, b"<html>We are back soon</html>")]
+    with pytest.raises(errors.IronicUnavailable, match="is no JSON: <html>We are back"):
+        ask(ironic).invalid_interfaces()
+
+
 def test_an_api_that_stays_away_is_given_up(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "_OUTAGE_S", 0.1)
     ironic = FakeIronic()
@@ -118,6 +127,24 @@ def test_a_node_has_an_interface_if_one_is_chosen(
     ask: Ask, fields: dict[str, str], has: bool
 ) -> None:
     assert ask(FakeIronic(**fields)).has_interface("snapshot", VERB_VERSION) is has
+
+
+@pytest.mark.parametrize(
+    ("told", "has"),
+    [({"result": True}, True), ({"result": False, "reason": "none"}, False), (None, False)],
+)
+def test_a_node_that_is_older_than_the_interface_has_its_driver_s_default(
+    ask: Ask, told: object, has: bool
+) -> None:
+    ironic = FakeIronic(snapshot_interface=None)
+    ironic.validation["snapshot"] = told
+    assert ask(ironic).has_interface("snapshot", VERB_VERSION) is has
+
+
+def test_up_to_which_version_the_api_goes_can_be_asked(ask: Ask) -> None:
+    ironic = FakeIronic()
+    ironic.minor = 99
+    assert (ask(ironic).knows_version("1.99"), ask(ironic).knows_version("1.100")) == (True, False)
 
 
 @pytest.mark.parametrize("answer", [fault("no such field"), Answer(406)])

@@ -2,6 +2,7 @@
 """``openstack baremetal node snapshot``: its options, its columns and its errors."""
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from osc_lib import exceptions
 
-from conductor_client import osc, recovery, service
-from tests.unit.conductor_client.fake_agent import as_json
+from conductor_client import interrupts, osc, recovery, service
+from snapshot_core.progress import Progress
+from tests.unit.conductor_client.fake_agent import as_json, result_about
 from tests.unit.conductor_client.fake_ironic import UUID, FakeGlance, FakeIronic, connect
 from tests.unit.conductor_client.test_sdk import (
     ACTIVE,
@@ -114,6 +116,27 @@ def test_the_options_reach_the_step(run: Run, ramdisk: Ramdisk, tmp_path: Path) 
         "expected_wwn": "0x5",
     }  # fmt: skip
     assert ramdisk.ironic.asked == ["service"]
+
+
+def test_the_node_is_asked_once_who_takes_the_snapshot(run: Run, storage: Path) -> None:
+    class Changing(FakeIronic):
+        def __call__(self, request: Request) -> Answer:
+            answer = super().__call__(request)
+            if request.query == "fields=snapshot_interface":
+                # The verb is there from now on.
+                self.node["snapshot_interface"] = "agent"
+            return answer
+
+    ironic = Changing(vendor_interface="snapshot")
+    run(ironic, "--image", IMAGE)
+    assert ironic.asked == ["soft power off", "service"]
+
+
+def test_a_node_of_the_conductor_s_is_not_left_failed(run: Run) -> None:
+    ironic = FakeIronic(vendor_interface="snapshot")
+    with pytest.raises(exceptions.CommandError, match=r"InvalidRequest: .*\(--leave-failed\)"):
+        run(ironic, "--image", IMAGE, "--wait", "--leave-failed")
+    assert ironic.asked == []
 
 
 def test_an_error_is_one_line_with_its_word(run: Run, ramdisk: Ramdisk, tmp_path: Path) -> None:
@@ -236,13 +259,71 @@ def test_with_the_plug_in_an_interrupt_says_that_the_conductor_goes_on(
     assert "--resume" not in said
 
 
-def test_the_second_interrupt_ends() -> None:
+def said_in(texts: interrupts.Texts, capsys: Capture, *phases: str) -> str:
+    """Return what the first interrupt says after these phases; see that the second one ends."""
     before = signal.getsignal(signal.SIGINT)
-    with osc._Interrupts("node-1", "it goes on"):
+    with interrupts.Interrupts(texts, lambda progress: None) as tell:
+        for phase in phases:
+            tell(Progress(phase))
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+    return capsys.readouterr().err
+
+
+ABORT = "openstack baremetal node abort node-1"
+
+
+@pytest.mark.parametrize("name", ["image", None])
+@pytest.mark.parametrize(
+    ("phases", "said", "abort"),
+    [
+        ([], "Nothing was changed yet.", False),
+        (["shut down"], "ends this command, once it has powered the instance on again", False),
+        (["shut down", "boot"], "The snapshot of node-1 goes on (boot). To abort it:", True),
+        (["boot", "upload"], "The snapshot of node-1 goes on (upload). To abort it:", True),
+        (["boot", "return"], "if the node stays in a failed state: " + ABORT, True),
+    ],
+)
+def test_what_an_interrupt_says_is_right_for_the_phase(
+    capsys: Capture, name: str | None, phases: list[str], said: str, abort: bool
+) -> None:
+    text = said_in(interrupts.texts_of_snapshot("node-1", name), capsys, *phases)
+    assert said in text
+    assert (ABORT in text) is abort
+
+
+def test_an_upload_is_not_ended_by_an_abort(capsys: Capture) -> None:
+    texts = interrupts.texts_of_snapshot("node-1", "image")
+    text = said_in(texts, capsys, "boot", "upload", "captured", "fetch", "upload")
+    assert "its image is being uploaded (upload)" in text
+    assert "and then: openstack baremetal node snapshot node-1 --image IMAGE --resume image" in text
+    assert ABORT not in text
+    text = said_in(interrupts.texts_of_resume("node-1", by_conductor=True), capsys, "uploading")
+    assert "an abort would also cut the power of node-1" in text
+    assert ABORT not in text
+
+
+def test_an_interrupt_of_a_resumed_upload_says_that_it_goes_on(
+    run: Run, storage: Path, capsys: Capture
+) -> None:
+    (storage / UUID).mkdir()
+    (storage / UUID / "image").write_bytes(DATA)
+    (storage / UUID / "image.json").write_text(json.dumps(result_about("image", DATA)))
+    target = storage / "new"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def interrupt(progress: Progress) -> None:
+            if progress.phase == "upload":
+                os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(osc.ProgressDisplay, "__call__", lambda self, progress: interrupt(progress))
+        said = interrupted(
+            lambda: run(FakeIronic(), "--image", "file://%s" % target, "--resume", "image"), capsys
+        )
+    assert "The upload goes on (upload). Ctrl-C again ends it" in said
+    assert target.read_bytes() == DATA
 
 
 def test_what_the_conductor_has_kept_is_resumed_without_a_storage(run: Run) -> None:

@@ -13,7 +13,7 @@ from conductor_client import cli, collection, errors
 from conductor_client.access import StorageAccess
 from conductor_client.reap import reap
 from tests.unit.conductor_client.fake_agent import result_about
-from tests.unit.http_server import Answer, AnsweringServer, Respond
+from tests.unit.http_server import Answer, AnsweringServer, Request, Respond
 
 pytestmark = pytest.mark.usefixtures("logging_restored")
 NODE = "6f0b1e3a-52c8-4e0d-9c3b-0a1d2c3b4a59"
@@ -32,6 +32,11 @@ def storage(tmp_path: Path) -> Path:
 def put(path: Path, content: str = "", days: float = 10) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
+    age(path, days)
+    age(path.parent, days)
+
+
+def age(path: Path, days: float) -> None:
     when = time.time() - days * DAY_S
     os.utime(path, (when, when))
 
@@ -51,6 +56,17 @@ def test_images_that_nobody_fetched_go_with_all_that_is_theirs(storage: Path) ->
     put(storage / "c.json", MANIFEST)
     assert run(storage) == ["c", NODE + "/a", NODE + "/b"]
     assert list(storage.iterdir()) == []
+
+
+def test_an_empty_collection_goes_only_once_it_is_old(storage: Path) -> None:
+    age(storage / NODE, 6)  # a snapshot may wait for its turn
+    assert run(storage) == []
+    assert os.listdir(storage) == [NODE]
+    age(storage / NODE, 8)
+    assert run(storage, dry_run=True) == []
+    assert os.listdir(storage) == [NODE]
+    assert run(storage) == []
+    assert os.listdir(storage) == []
 
 
 def test_the_rest_of_a_claim_that_a_power_cut_ended_goes(storage: Path) -> None:
@@ -192,6 +208,27 @@ def test_ages_are_by_the_server_s_own_clock(members: Members) -> None:
     assert found[NODE].is_collection
     assert not found["a b.json"].is_collection
     assert found["a b.json"].age_s > 0
+
+
+def test_a_collection_that_vanishes_meanwhile_does_not_end_the_reaping(
+    serve: Callable[[Respond], AnsweringServer], tmp_path: Path
+) -> None:
+    gone, there = NODE, NODE.replace("6f", "7f")
+    top = listing(*(entry("/%s/" % name, BEFORE, is_collection=True) for name in (gone, there)))
+    old = listing(entry("/%s/%s" % (there, GENERATED[0]), BEFORE))
+
+    def respond(request: Request) -> Answer:
+        if request.method != "PROPFIND":
+            return Answer(204)
+        if request.path == "/%s/" % gone:
+            return Answer(404)
+        return Answer(207, old if request.path == "/%s/" % there else top)
+
+    access = StorageAccess.of(serve(respond).url)
+    assert reap(access, 3600) == ["%s/%s" % (there, GENERATED[0])]
+    access = StorageAccess.of("file://%s" % tmp_path)
+    with access.opened() as storage:
+        assert collection.members(access, storage, gone) == []
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Mon, 01 Jan %s 00:00:00 GMT" % ("9" * 30)])

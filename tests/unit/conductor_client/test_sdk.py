@@ -4,17 +4,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conductor_client import errors, recovery, sdk, service
+from conductor_client import errors, plugin, recovery, sdk, service
 from conductor_client.access import StorageAccess
 from conductor_client.agent import Captured
 from conductor_client.ironic.record import KEY, Book, Phase
 from conductor_client.ironic.record import Record as SnapshotRecord
+from conductor_client.node import Record
+from conductor_client.provision import ServiceStep
 from snapshot_core.progress import Progress
 from tests.unit.conductor_client.fake_agent import result_about
 from tests.unit.conductor_client.fake_ironic import (
@@ -26,7 +29,7 @@ from tests.unit.conductor_client.fake_ironic import (
     connect,
     fault,
 )
-from tests.unit.http_server import AnsweringServer, Respond
+from tests.unit.http_server import Answer, AnsweringServer, Respond
 
 DATA = b"an image, as far as Ironic cares"
 WAIT = {"provision_state": "service wait"}
@@ -36,6 +39,13 @@ FAILED = {
     "last_error": "Service step deploy.snapshot failed on node %s. ReadFailed: sector 1" % UUID,
 }
 
+# The conductor takes the step away when it has brought the instance back.
+FAILED_BY_PLUGIN = {
+    "provision_state": "service failed",
+    "service_step": {},
+    "last_error": "Service step vendor.snapshot failed on node %s. ReadFailed: sector 1" % UUID,
+}
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +53,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_POLL_S", 0.005)
     monkeypatch.setattr(service, "_LOCK_PATIENCE_S", 0.1)
     monkeypatch.setattr(recovery, "_PATIENCE_S", 5)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -127,7 +144,7 @@ def test_the_instance_is_shut_down_serviced_and_back_and_the_image_there(
     )  # fmt: skip
     assert wire["checksum"]["value"] == hashlib.sha512(DATA).hexdigest()
     assert list(dict.fromkeys(one.phase for one in told)) == [
-        "shut down", "boot", "stream", "upload", "return",
+        "shut down", "boot", "stream", "captured", "upload", "return",
     ]  # fmt: skip
     assert content(storage) == []
 
@@ -294,6 +311,85 @@ def test_a_failed_snapshot_is_tried_again_after_what_blocks_it_is_gone(
     result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE)
     assert ramdisk.ironic.asked == ["clear maintenance", "service"]
     assert result.consistency == "crash"
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "consistency"),
+    [
+        # Ironic itself gave a ramdisk up that never reported.
+        ({}, ["soft power off", "service"], "crash"),
+        ({"driver_internal_info": {"agent_start_attempted": True}}, ["service"], "crash"),
+        ({"service_step": {"step": "snapshot"}}, ["service"], "crash"),
+    ],
+)
+def test_a_second_try_shuts_down_what_may_be_the_instance(
+    take: Take, ramdisk: Ramdisk, fields: dict[str, Any], asked: list[str], consistency: str
+) -> None:
+    ramdisk.ironic.node.update(provision_state="service failed", **fields)
+    info = ramdisk.ironic.node["driver_internal_info"]
+    info["service_steps"] = [{"interface": "deploy", "step": "snapshot"}]
+    result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE)
+    assert (ramdisk.ironic.asked, result.consistency) == (asked, consistency)
+
+
+def test_a_second_try_that_is_refused_powers_the_instance_on_again(
+    take: Take, ramdisk: Ramdisk
+) -> None:
+    ramdisk.ironic.node.update(
+        provision_state="service failed",
+        driver_internal_info={"service_steps": [{"interface": "deploy", "step": "snapshot"}]},
+    )
+    ramdisk.ironic.refusals[("PUT", "states/provision")] = [fault("too many services")]
+    with pytest.raises(errors.NodeNotReady, match="too many services"):
+        take(ramdisk.ironic)
+    assert ramdisk.ironic.asked == ["soft power off", "power on"]
+
+
+def test_a_second_try_whose_answers_are_lost_powers_the_instance_on_again(
+    take: Take, ramdisk: Ramdisk
+) -> None:
+    # The service that failed is not this one, so it is not ended.
+    ramdisk.ironic.node.update(
+        provision_state="service failed", driver_internal_info={"service_steps": OTHERS}
+    )
+    ramdisk.ironic.refusals[("PUT", "states/provision")] = [Answer(None)]
+    with pytest.raises(errors.IronicUnavailable):
+        take(ramdisk.ironic)
+    assert ramdisk.ironic.asked == ["soft power off", "power on"]
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+OFF = {"power_state": "power off", "target_power_state": None, "reservation": None}
+
+
+@pytest.mark.parametrize("reservation", ["conductor-1", None])
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_while_the_instance_shuts_down_powers_it_on_again(
+    take: Take, ramdisk: Ramdisk, reservation: str | None
+) -> None:
+    ramdisk.ironic.on_shutdown = [{"reservation": reservation}, interrupt, {}, {}, {}, OFF]
+    with pytest.raises(KeyboardInterrupt):
+        take(ramdisk.ironic)
+    assert ramdisk.ironic.asked == ["soft power off", "power on"]
+    assert ramdisk.ironic.node["power_state"] == "power on"
+
+
+@pytest.mark.parametrize("state", ["active", "servicing"])
+def test_an_interrupt_before_the_service_begins_powers_the_instance_on_again(
+    take: Take, ramdisk: Ramdisk, state: str
+) -> None:
+    def on_progress(progress: Progress) -> None:
+        if progress.phase == "boot":
+            ramdisk.ironic.node["provision_state"] = state
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take(ramdisk.ironic, on_progress=on_progress)
+    on_again = ["power on"] if state == "active" else []
+    assert ramdisk.ironic.asked == ["soft power off", *on_again]
 
 
 def test_an_image_that_does_not_arrive_in_time_ends_in_an_abort(
@@ -582,8 +678,26 @@ def test_a_failure_of_the_verb_is_told_and_the_node_led_out_of_it(
 def test_a_snapshot_that_failed_is_taken_again_by_the_verb(take: Take, glance: FakeGlance) -> None:
     ironic = FakeIronic(snapshot_interface="agent", provision_state="snapshot failed")
     done = finished(ironic, glance)
-    assert take(ironic, done, image=IMAGE, storage=None, glance=glance).state == "active"
-    assert ironic.asked == ["snapshot"]
+    result = take(ironic, done, image=IMAGE, storage=None, glance=glance)
+    assert (result.state, result.consistency) == ("active", "clean")
+    assert ironic.asked == ["soft power off", "snapshot"]
+
+
+@pytest.mark.parametrize(
+    ("info", "asked"),
+    [
+        ({"snapshot_ramdisk": "tried"}, ["snapshot"]),
+        ({"content": "** Redacted - requires a permission. **"}, ["soft power off", "snapshot"]),
+    ],
+)
+def test_of_a_second_try_by_the_verb_it_may_not_be_known_that_the_instance_is_shut_down(
+    take: Take, glance: FakeGlance, info: dict[str, str], asked: list[str]
+) -> None:
+    ironic = FakeIronic(snapshot_interface="agent", provision_state="snapshot failed")
+    ironic.shown = {"driver_internal_info": info}
+    done = finished(ironic, glance)
+    result = take(ironic, done, image=IMAGE, storage=None, glance=glance)
+    assert (ironic.asked, result.consistency) == (asked, "crash")
 
 
 Resume = Callable[..., sdk.NodeSnapshot]
@@ -709,8 +823,50 @@ def test_with_the_plug_in_a_failure_is_brought_back(
     take: Take, with_plugin: FakeIronic, glance: FakeGlance
 ) -> None:
     with pytest.raises(errors.CommandFailed, match="ReadFailed"):
-        take(with_plugin, WAIT, FAILED, image=IMAGE, storage=None, glance=glance)
-    assert with_plugin.asked[-1] == "abort"
+        take(with_plugin, WAIT, FAILED_BY_PLUGIN, image=IMAGE, storage=None, glance=glance)
+    # The plug-in has powered the instance on: an abort would cut its power in mid-boot.
+    assert with_plugin.asked == ["soft power off", "service", "service without a ramdisk"]
+    assert with_plugin.node["provision_state"] == "active"
+
+
+@pytest.mark.parametrize(
+    ("fields", "consistency"), [({}, "clean"), ({"power_state": "power off"}, "crash")]
+)
+def test_with_the_plug_in_a_second_try_shuts_down_the_instance_which_runs(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance, fields: dict[str, Any],
+    consistency: str,
+) -> None:  # fmt: skip
+    step = {"interface": "vendor", "step": "snapshot", "args": {}}
+    with_plugin.node.update(
+        {**FAILED_BY_PLUGIN, "driver_internal_info": {"service_steps": [step]}, **fields}
+    )
+    done = finished(with_plugin, glance)
+    result = take(with_plugin, WAIT, done, image=IMAGE, storage=None, glance=glance)
+    shutdown = ["soft power off"] if consistency == "clean" else []
+    assert (with_plugin.asked, result.consistency) == ([*shutdown, "service"], consistency)
+
+
+@pytest.mark.parametrize("fields", [{}, {"snapshot_interface": "agent"}])
+def test_a_node_that_the_conductor_brings_back_cannot_be_left_as_it_failed(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance, fields: dict[str, str]
+) -> None:
+    with_plugin.node.update(fields)
+    handling = sdk.Handling(leave_failed=True, timeout_s=1)
+    with pytest.raises(errors.InvalidRequest, match=r"--leave-failed.*the ramdisk's own step"):
+        take(with_plugin, image=IMAGE, storage=None, glance=glance, handling=handling)
+    assert with_plugin.asked == []
+
+
+def test_who_takes_the_snapshot_is_asked_once(
+    take: Take, with_plugin: FakeIronic, glance: FakeGlance
+) -> None:
+    step = {"interface": "vendor", "step": "snapshot", "args": {"image_ref": IMAGE}}
+    way = plugin.Way(Record.parse(with_plugin.node), ServiceStep(step))
+    # It changes meanwhile.
+    with_plugin.node["vendor_interface"] = "no-vendor"
+    done = finished(with_plugin, glance)
+    take(with_plugin, WAIT, done, image=IMAGE, storage=None, glance=glance, way=way)
+    assert with_plugin.services == [step]
 
 
 def test_with_the_plug_in_an_image_that_is_not_there_is_refused_at_once(
@@ -755,10 +911,10 @@ def test_a_lessee_who_is_not_shown_what_failed_can_try_again(
 def test_the_snapshot_of_a_lessee_that_fails_is_brought_back(
     take: Take, for_a_lessee: FakeIronic, glance: FakeGlance
 ) -> None:
-    failed = {"provision_state": "service failed", "last_error": HIDDEN}
+    failed = {"provision_state": "service failed", "last_error": HIDDEN, "service_step": {}}
     with pytest.raises(errors.ServiceFailed, match="does not show to this account"):
         take(for_a_lessee, WAIT, failed, image=IMAGE, storage=None, glance=glance)
-    assert for_a_lessee.asked == ["soft power off", "service", "abort"]
+    assert for_a_lessee.asked == ["soft power off", "service", "soft power off", "abort"]
 
 
 def test_what_is_not_shown_of_a_kept_image_is_left_to_the_conductor(
