@@ -279,7 +279,7 @@ def _intermediate_image(order: Order, may_go_on: Callable[[], bool]) -> Iterator
                 ) from exc
             LOG.warning("%(where)s stays, for now", {"where": storage.describe(name)})
         elif storage.discard(name, manifest_name(name)):
-            # Last: where nothing can be renamed, an image beside which there is none passes for whole.
+            # Last: where nothing is renamed, an image without it beside passes for whole.
             storage.discard(part_name(name))
         raise
     try:

@@ -14,12 +14,13 @@ from tests.lab import disks
 _HOOK = pathlib.Path(__file__).parents[2] / (
     "dib-elements/ipa-snapshot/post-install.d/85-ipa-snapshot"
 )
-# $0 is where what is written goes, $1 what the host has laid out, and $2 the hook.
+# $0 is where what is written goes, $1 what the host has laid out, $2 the hook; the rest is missing.
 _AS_IN_A_CHROOT = """
 mount -t overlay -o lowerdir=/etc,upperdir=$0/etc,workdir=$0/work overlay /etc
 mkdir -p $0/tmp/in_target.d
 cp -r $1 $0/tmp/in_target.d/ipa-snapshot
 hook=$(cat $2)
+rm -rf "${@:3}"
 mount --bind $0/tmp /tmp
 exec bash -c "$hook"
 """
@@ -35,13 +36,13 @@ def laid_out(tmp_path: pathlib.Path) -> pathlib.Path:
     return where
 
 
-def configured(url: str, laid_out: pathlib.Path) -> pathlib.Path:
-    """Run the hook, and return the /etc that it has written."""
+def configured(url: str, laid_out: pathlib.Path, *missing: str) -> pathlib.Path:
+    """Run the hook where these files are missing, and return the /etc that it has written."""
     root = laid_out.parent / "root"
-    for name in ("etc/mdadm", "work"):
+    for name in ("etc", "work"):
         (root / name).mkdir(parents=True)
     command = ["env", "DIB_IPA_SNAPSHOT_STORAGE_URL=" + url, "unshare", "--mount"]
-    disks.run(*command, "bash", "-euc", _AS_IN_A_CHROOT, root, laid_out, _HOOK)
+    disks.run(*command, "bash", "-euc", _AS_IN_A_CHROOT, root, laid_out, _HOOK, *missing)
     return root / "etc"
 
 
@@ -75,8 +76,12 @@ def test_a_ramdisk_without_variables_has_neither_a_storage_nor_an_account(
     assert list((etc / "ipa-snapshot").iterdir()) == []
 
 
-def test_mdadm_takes_the_configuration(laid_out: pathlib.Path) -> None:
-    etc = configured("", laid_out)
+@pytest.mark.parametrize("missing", [
+    pytest.param([], id="debian"),
+    pytest.param(["/etc/mdadm"], id="red-hat"),
+])  # fmt: skip
+def test_mdadm_takes_the_configuration(laid_out: pathlib.Path, missing: list[str]) -> None:
+    etc = configured("", laid_out, *missing)
     for name in ("mdadm.conf", "mdadm/mdadm.conf"):
         command = ["mdadm", "--assemble", "--scan", "--config", str(etc / name)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

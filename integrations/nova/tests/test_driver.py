@@ -6,8 +6,10 @@ import inspect
 import pathlib
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+from keystoneauth1 import exceptions as keystone_exceptions
 from nova import exception
 from nova.compute import task_states
 from nova.virt import driver as virt_driver
@@ -109,7 +111,48 @@ def test_nova_loads_it_by_its_name() -> None:
     assert isinstance(made, ironic_driver.IronicDriver)
 
 
-@pytest.mark.parametrize("name", ["snapshot", "destroy", "power_off"])
+class Quick(IronicSnapshotDriver):
+    """Has its image at once, and then an Ironic that does not answer.
+
+    :ivar taken: the snapshot that ran.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(None)
+        self._error = error
+        self.node_cache["a-node"] = "as it was"
+
+    def _describe(self, *_arguments: object) -> None:
+        pass
+
+    def _take(self, _context: object, _instance: object, _image: str, running: object) -> None:
+        self.taken = running
+
+    def _get_node(self, node_id: str) -> None:
+        raise self._error
+
+
+INSTANCE = SimpleNamespace(uuid="an-instance", node="a-node")
+
+
+@pytest.mark.parametrize("error", [
+    keystone_exceptions.ConnectFailure(), keystone_exceptions.DiscoveryFailure(),
+])  # fmt: skip
+def test_an_ironic_that_is_away_in_the_end_costs_no_image(nova: Nova, error: Exception) -> None:
+    Quick(error).snapshot(None, INSTANCE, "an-image", nova.update)
+    assert nova.seen == [PENDING, UPLOADING]
+
+
+def test_whatever_fails_in_the_end_nobody_waits_for_a_snapshot_that_is_over(nova: Nova) -> None:
+    driver = Quick(ValueError("unforeseen"))
+    with pytest.raises(ValueError, match="unforeseen"):
+        driver.snapshot(None, INSTANCE, "an-image", nova.update)
+    assert driver.taken.end(timeout_s=0)
+
+
+@pytest.mark.parametrize("name", [
+    "snapshot", "destroy", "power_off", "process_instances_at_startup",
+])  # fmt: skip
 def test_methods_take_what_nova_gives(name: str) -> None:
     own, base = (
         list(inspect.signature(getattr(cls, name)).parameters.values())

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from nova import context as nova_context
+from nova import objects
 from nova.tests.functional.api.client import OpenStackApiException
-from nova_cloud import BASE_PROPERTIES, SIGNATURE, CloudTestCase, Server
+from nova.virt.ironic_snapshot import restart
+from nova.virt.ironic_snapshot.running import RunningSnapshot
+from nova_cloud import BASE_PROPERTIES, COMPUTE, SIGNATURE, CloudTestCase, Server
 from openstack.exceptions import NotFoundException
 
 from tests.functional.conftest import same_files
@@ -181,6 +184,55 @@ class TestSnapshots(CloudTestCase):
             self.delete(server, image)
         conductors.wait_until_forgotten(server.node)
         assert self.backends.names(server.node) == []
+
+    def service(self, server: Server, step: str, **arguments: str) -> None:
+        """Have Ironic begin a service of the ramdisk's, as a compute service did that is gone."""
+        server.node.start_service({"interface": "deploy", "step": step, "args": arguments})
+        server.node.wait_for("service wait")
+
+    def restart_compute(self, server: Server) -> None:
+        """Start the compute service anew; the one before ended in mid-snapshot of the server."""
+        cell = self.cell_mappings["cell1"]
+        with nova_context.target_cell(nova_context.get_admin_context(), cell) as context:
+            instance = objects.Instance.get_by_uuid(context, server.id)
+            instance.task_state = "image_pending_upload"
+            instance.save()
+        self.computes[COMPUTE] = self.restart_compute_service(
+            self.computes[COMPUTE], keep_hypervisor_state=False
+        )
+        server.wait_for("ACTIVE", None)
+
+    def test_a_snapshot_that_fails_after_a_restart_leaves_no_server_down(self) -> None:
+        server = self.make_server()
+        self.service(server, "snapshot", image_name="1.qcow2", expected_serial="of-another-disk")
+        self.restart_compute(server)
+        with server.ramdisk():
+            self.assert_as_before(server)
+        assert ("service failed", "active") in server.changes()
+
+    def test_a_snapshot_that_failed_before_a_restart_leaves_no_server_down(self) -> None:
+        server = self.make_server()
+        self.service(server, "snapshot", image_name="1.qcow2", expected_serial="of-another-disk")
+        with server.ramdisk():
+            server.node.wait_for("service failed")
+        self.restart_compute(server)
+        self.assert_as_before(server)
+
+    def test_a_server_whose_compute_service_was_restarted_is_deleted(self) -> None:
+        server = self.make_server()
+        self.service(server, "snapshot", image_name="1.qcow2")
+        self.restart_compute(server)
+        self.api.delete_server(server.id)
+        server.wait_until_gone()
+
+    def test_a_service_of_somebody_else_that_failed_is_left_alone(self) -> None:
+        server = self.make_server()
+        self.service(server, "no_such_step")
+        with server.ramdisk():
+            server.node.wait_for("service failed")
+        running = RunningSnapshot(lambda **_state: None)
+        restart.follow(server.node.cloud, server.node.uuid, running)
+        assert server.node.record().provision_state == "service failed"
 
 
 class TestSnapshotsByTheVerb(CloudTestCase):

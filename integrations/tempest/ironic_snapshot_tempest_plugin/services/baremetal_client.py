@@ -24,6 +24,12 @@ class BaremetalClient(rest_client.RestClient):
         self.expected_success(200, response.status)
         return rest_client.ResponseBody(response, jsonutils.loads(body))
 
+    def validate_node(self, node: str) -> Mapping[str, Any]:
+        """Return what Ironic thinks of each interface of a node."""
+        response, body = self.get(f"v1/nodes/{node}/validate")
+        self.expected_success(200, response.status)
+        return rest_client.ResponseBody(response, jsonutils.loads(body))
+
     def update_node(self, node: str, patch: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Change a node by a JSON patch."""
         response, body = self.patch(f"v1/nodes/{node}", jsonutils.dumps(patch))
@@ -34,6 +40,12 @@ class BaremetalClient(rest_client.RestClient):
         """Ask for a change of the provision state, such as ``abort``."""
         body = jsonutils.dumps({"target": target, **arguments})
         response, _body = self.put(f"v1/nodes/{node}/states/provision", body)
+        self.expected_success(202, response.status)
+
+    def set_maintenance(self, node: str, reason: str) -> None:
+        """Put a node into maintenance."""
+        body = jsonutils.dumps({"reason": reason})
+        response, _body = self.put(f"v1/nodes/{node}/maintenance", body)
         self.expected_success(202, response.status)
 
     def unset_maintenance(self, node: str) -> None:

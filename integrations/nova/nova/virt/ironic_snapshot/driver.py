@@ -2,15 +2,18 @@
 """Nova's driver for Ironic, which also takes snapshots of its instances."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import nova.conf
+import tenacity
+from keystoneauth1 import exceptions as keystone_exceptions
 from nova import exception, service_auth, utils
 from nova.image import glance
 from nova.virt.ironic import driver
-from nova.virt.ironic_snapshot import conf
+from nova.virt.ironic_snapshot import conf, restart
 from nova.virt.ironic_snapshot.running import RunningSnapshot, WatchedBaremetal
 from openstack import exceptions as sdk_exceptions
 from oslo_log import log
@@ -23,6 +26,8 @@ LOG = log.getLogger(__name__)
 
 # Ironic is given half an hour for the way back, and half an hour for the power.
 _END_PATIENCE_S = 3600
+# Those of the SDK's, and of what it stands upon when no service answers.
+_IRONIC_ERRORS = (sdk_exceptions.SDKException, keystone_exceptions.ClientException)
 
 
 class SnapshotFailed(exception.NovaException):
@@ -35,7 +40,7 @@ class SnapshotFailed(exception.NovaException):
 class _Clouds:
     """What the SDK takes for a connection: Ironic as Nova, and Glance as the user."""
 
-    baremetal: WatchedBaremetal
+    baremetal: Any
     image: Any
 
 
@@ -110,14 +115,46 @@ class IronicSnapshotDriver(driver.IronicDriver):
             yield running
         finally:
             del self._snapshots[instance.uuid]
-            self._refresh_cached_power(instance)
-            running.finish()
+            try:
+                self._refresh_cached_power(instance)
+            finally:
+                running.finish()
 
     def _refresh_cached_power(self, instance: Any) -> None:
         # Nova's view of a node is up to a minute old, and may be one of the ramdisk.
         if instance.node in self.node_cache:
-            with contextlib.suppress(sdk_exceptions.SDKException):
+            # An error here would have Nova delete an image that is complete.
+            with contextlib.suppress(*_IRONIC_ERRORS):
                 self.node_cache[instance.node] = self._get_node(instance.node)
+
+    def process_instances_at_startup(self, context: Any, instances: Any) -> Any:
+        """Look after the machines whose snapshots nobody waits for since the service ended.
+
+        That takes no time here.
+        """
+        # The last chance: Nova takes these task states away next.
+        for instance in [one for one in instances if one.task_state in restart.TASKS]:
+            # Of the executors' threads a service that ends waits for.
+            threading.Thread(target=self._follow, args=(instance,), daemon=True).start()
+        return super().process_instances_at_startup(context, instances)
+
+    def _follow(self, instance: Any) -> None:
+        try:
+            with self._running(instance, lambda **_state: None) as running:
+                clouds = _Clouds(self._patient_connection(), None)
+                restart.follow(clouds, instance.node, running)
+        except Exception:
+            LOG.exception("The instance may be down after its snapshot", instance=instance)
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(exception.ServiceUnavailable),
+        stop=tenacity.stop_after_delay(_END_PATIENCE_S),
+        wait=tenacity.wait_fixed(10),
+        reraise=True,
+    )
+    def _patient_connection(self) -> Any:
+        # Ironic may start at the same time.
+        return self.ironic_connection
 
     def _end_snapshot(self, instance: Any) -> None:
         """Abort the instance's snapshot, if there is one, and wait until its machine is back."""
@@ -139,7 +176,10 @@ class IronicSnapshotDriver(driver.IronicDriver):
         )
 
     def power_off(self, instance: Any, timeout: int = 0, retry_interval: int = 0) -> None:
-        """End a snapshot that goes on: of all that powers off, only a soft deletion comes then."""
+        """End a snapshot that goes on.
+
+        Of all that powers off only a soft deletion comes then, and a stop after a restart.
+        """
         self._end_snapshot(instance)
         super().power_off(instance, timeout, retry_interval)
 

@@ -77,7 +77,14 @@ class SnapshotTest(test.BaseTestCase):
 
     @classmethod
     def _way(cls, node: Node) -> type[Verb] | type[ServiceStep]:
-        if node.get("snapshot_interface") not in (None, "no-snapshot"):
+        chosen = node.get("snapshot_interface")
+        if chosen is None:
+            # A node from before the upgrade shows none until Ironic saves it, and has the default.
+            found = cls.admin.validate_node(node["uuid"]).get("snapshot")
+            by_verb = bool(found and found["result"])
+        else:
+            by_verb = chosen != "no-snapshot"
+        if by_verb:
             return Verb
         if node["vendor_interface"] == "snapshot":
             return ServiceStep
@@ -119,31 +126,35 @@ class SnapshotTest(test.BaseTestCase):
                     raise
             time.sleep(1)
 
-    def new_image(self, disk_format: str = "qcow2") -> str:
-        """Make an image without data, in the project that owns the node, and return its ID.
+    def new_image(
+        self, disk_format: str = "qcow2", visibility: str = "private", images: Any = None
+    ) -> str:
+        """Make an image without data, and return its ID.
 
         After the test it is deleted, once no snapshot goes into it any more.
+
+        :param images: whose it is; by default the project's that owns the node.
         """
-        made = self.images.create_image(
+        images = images or self.images
+        made = images.create_image(
             name=data_utils.rand_name("snapshot", prefix=CONF.resource_name_prefix),
             container_format="bare",
             disk_format=disk_format,
-            visibility="private",
+            visibility=visibility,
         )
-        self.addCleanup(
-            test_utils.call_and_ignore_notfound_exc, self.images.delete_image, made["id"]
-        )
+        self.addCleanup(test_utils.call_and_ignore_notfound_exc, images.delete_image, made["id"])
         self.addCleanup(self.bring_back)
         found: str = made["id"]
         return found
 
-    def ask(self, image: str) -> None:
-        """Ask for a snapshot, as a member of the project that owns the node."""
-        self.member.set_provision_state(self.node["uuid"], **self.way.request(image))
+    def ask(self, image: str, node: Node | None = None) -> None:
+        """Ask for a snapshot, by default of the node, as a member of the project that owns it."""
+        uuid, request = (node or self.node)["uuid"], self.way.request(image)
+        self.patiently(lambda: self.member.set_provision_state(uuid, **request))
 
-    def snapshot(self) -> Mapping[str, Any]:
-        """Take a snapshot into a new image, and return that."""
-        image = self.new_image()
+    def snapshot(self, image: str | None = None) -> Mapping[str, Any]:
+        """Take a snapshot into an image, by default a new one, and return that."""
+        image = image or self.new_image()
         self.ask(image)
         self.wait_for(self.node, ACTIVE, timeout_s=CONF.ironic_snapshot.snapshot_timeout)
         found: Mapping[str, Any] = self.images.show_image(image)
@@ -169,13 +180,16 @@ class SnapshotTest(test.BaseTestCase):
         )
         self.assertIn(word, failed["last_error"])
 
-    def assert_back(self, image: str) -> None:
-        """See that the node is as before, once its failure is over, and that the image waits."""
+    def assert_back(self, image: str, images: Any = None) -> None:
+        """See that the node is as before, once its failure is over, and that the image waits.
+
+        :param images: whose it is; by default the project's that owns the node.
+        """
         self.bring_back()
         node = self.look(self.node)
         self.assertEqual((ACTIVE, "power on"), (node["provision_state"], node["power_state"]))
         self.assertEqual((False, None), (node["maintenance"], node["fault"]))
-        self.assertEqual("queued", self.images.show_image(image)["status"])
+        self.assertEqual("queued", (images or self.images).show_image(image)["status"])
 
     def bring_back(self) -> None:
         """Return as soon as the node is active, and abort its snapshot if that still goes on."""

@@ -5,9 +5,9 @@ import io
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
 from typing import Any
 
+from oslo_serialization import jsonutils
 from tempest import config
 from tempest.lib import decorators
 from tempest.lib import exceptions as lib_exc
@@ -52,6 +52,52 @@ class TestFailures(base.SnapshotTest):
         self.fail_to_snapshot(image, "expected queued")
         self.bring_back()
         self.assertEqual(before["os_hash_value"], self.images.show_image(image)["os_hash_value"])
+
+    @decorators.idempotent_id("8a4f1a52-7d0c-4c7b-9a25-3d2f6d1b7e12")
+    def test_an_image_of_another_project_is_refused(self) -> None:
+        """Nobody writes a disk into the image of a project that has no part in the node."""
+        images = self.os_project_alt_member.image_client_v2
+        image = self.new_image(images=images)
+        self.fail_to_snapshot(image, "belongs to the project")
+        self.assert_back(image, images)
+
+    @decorators.idempotent_id("2f9b7c3e-64c1-4f0a-8f57-90c3b1e5a413")
+    def test_an_image_that_every_project_sees_is_refused(self) -> None:
+        """An image of the community's would show the disk to all; so would a public one."""
+        image = self.new_image(visibility="community")
+        self.fail_to_snapshot(image, "every project would see the disk")
+        self.assert_back(image)
+
+    @decorators.idempotent_id("c7c5e8d0-1b36-4a49-b0a1-6e8f2d9c0b14")
+    def test_a_node_in_maintenance_is_refused(self) -> None:
+        """A node on which somebody works is not rebooted."""
+        image, uuid = self.new_image(), self.node["uuid"]
+        self.addCleanup(self.patiently, lambda: self.admin.unset_maintenance(uuid))
+        self.patiently(lambda: self.admin.set_maintenance(uuid, "a test of snapshots"))
+        self.fail_to_snapshot(image, "maintenance")
+        self.patiently(lambda: self.admin.unset_maintenance(uuid))
+        self.assert_back(image)
+
+    @decorators.idempotent_id("5b1e9f64-0d8a-4f2e-9c7d-7a3e4c2b8d15")
+    def test_a_second_one_meanwhile_is_refused(self) -> None:
+        """A node whose snapshot waits for its ramdisk takes no other, and is aborted then."""
+        image, other = self.new_image(), self.new_image()
+        self.ask(image)
+        timeout_s = CONF.ironic_snapshot.snapshot_timeout
+        self.wait_for(self.node, self.way.waiting, timeout_s=timeout_s)
+        self.assertRaises(lib_exc.BadRequest, self.ask, other)
+        self.assert_back(image)
+        self.assertEqual("queued", self.images.show_image(other)["status"])
+
+    @decorators.idempotent_id("f0d3a7b9-2c58-4e61-a4f3-1b6d8e9c7a16")
+    def test_after_a_failure_it_is_taken_again(self) -> None:
+        """What failed is mended, and the snapshot goes into the image that has waited."""
+        image = self.new_image()
+        self.give("root_device", {"serial": "no-disk-of-this-machine"})
+        self.fail_to_snapshot(image, "DeviceNotFound")
+        hints = [self.node[part].get("root_device") for part in ("instance_info", "properties")]
+        self.change(self.node, {"/instance_info/root_device": next(filter(None, hints), {})})
+        self.snapshot(image)
 
     @decorators.idempotent_id("e3a3a5a5-9f5e-43f2-a7de-0a4b3f7c6e06")
     def test_an_image_over_the_quota_is_not_stored(self) -> None:
@@ -122,11 +168,16 @@ class TestFailures(base.SnapshotTest):
         [registered] = [one for one in known if one["resource_name"] == resource] or [None]
         if registered is None:
             raise self.skipException("this cloud has no limits of %s" % resource)
-        made: Mapping[str, Any] = limits.create_limit(
-            registered["region_id"], registered["service_id"],
-            project, resource, value,
-        )["limits"][0]  # fmt: skip
-        # Tempest's client has no call for that.
+        where = registered["region_id"], registered["service_id"], project
+        # Tempest's client has no call to list limits, nor to delete one.
+        _response, body = limits.get("limits?resource_name=%s" % resource)
+        for one in jsonutils.loads(body)["limits"]:
+            if where == (one["region_id"], one["service_id"], one["project_id"]):
+                # Keystone 30 accepts a change of a limit to 0, and does not make it.
+                limits.delete("limits/%s" % one["id"])
+                before = one["resource_limit"], one["description"]
+                self.addCleanup(limits.create_limit, *where, resource, *before)
+        [made] = limits.create_limit(*where, resource, value)["limits"]
         self.addCleanup(limits.delete, "limits/%s" % made["id"])
 
 

@@ -43,6 +43,18 @@ class TestUserStories(base.SnapshotTest):
         """An image of a node that was customized is applied to all the others."""
         self.deploy(self.spares, self.snapshot())
 
+    @decorators.idempotent_id("a9e2c6d1-5f70-4b8d-93ce-4d7b0f1e6a17")
+    def test_an_instance_is_undeployed_in_mid_snapshot(self) -> None:
+        """The snapshot ends with the instance, whose machine is available; its image waits."""
+        [spare, *_others] = self.spares
+        self.deploy([spare], self.snapshot())
+        image = self.new_image()
+        self.ask(image, spare)
+        timeout_s = CONF.ironic_snapshot.snapshot_timeout
+        self.wait_for(spare, self.way.waiting, timeout_s=timeout_s)
+        self.undeploy(spare)
+        self.assertEqual("queued", self.images.show_image(image)["status"])
+
     def deploy(self, nodes: Sequence[base.Node], image: Mapping[str, Any]) -> None:
         """Deploy an image to nodes at once, and return when they are active."""
         self.share(image)
