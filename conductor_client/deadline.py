@@ -8,11 +8,11 @@ for ever, in the headers, too.
 import contextlib
 import socket
 import threading
-from typing import Any, Self
+from typing import Self
 
 import requests
-import requests.adapters
-import urllib3
+
+from snapshot_core.session import mix_into_connections
 
 _current = threading.local()
 
@@ -65,8 +65,7 @@ class Deadline:
 
 def obey_deadlines(session: requests.Session) -> None:
     """Let the requests of the ``session`` end with the :class:`Deadline` that they are in."""
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter())
+    mix_into_connections(session, _Watched)
 
 
 class _Watched:
@@ -75,25 +74,3 @@ class _Watched:
         if deadline := getattr(_current, "deadline", None):
             deadline.watch(connection)
         return connection
-
-
-class _Connection(_Watched, urllib3.connection.HTTPConnection):
-    """Over plain HTTP."""
-
-
-class _TlsConnection(_Watched, urllib3.connection.HTTPSConnection):
-    """Over TLS."""
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}

@@ -4,8 +4,8 @@
 from typing import Any
 
 import requests
-import requests.adapters
-import urllib3
+
+from snapshot_core.session import mix_into_connections
 
 # How long a server may take nothing of what it is sent: as long as its answer may take.
 SENDING_S = 300.0
@@ -17,8 +17,7 @@ def wait_when_sending(session: requests.Session) -> None:
     urllib3 2.8 sends with the time-out of connecting: a server that was busy with its disks for
     15 s broke an upload off.
     """
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter())
+    mix_into_connections(session, _PatientSending)
 
 
 class _PatientSending:
@@ -32,25 +31,3 @@ class _PatientSending:
         if self.sock is not None:  # which was used before
             self.sock.settimeout(SENDING_S)
         super().endheaders(*args, **kwargs)  # type: ignore[misc]
-
-
-class _Connection(_PatientSending, urllib3.connection.HTTPConnection):
-    """Over plain HTTP."""
-
-
-class _TlsConnection(_PatientSending, urllib3.connection.HTTPSConnection):
-    """Over TLS."""
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
