@@ -167,8 +167,8 @@ def _abort(node: Node, record: Record) -> None:
         if _NO_WAY_OUT in str(exc):
             raise errors.ServiceFailed(
                 "node %s is %s, which this Ironic cannot abort (32.0 and later can): its machine "
-                "stays in the ramdisk until a service succeeds; take the snapshot again"
-                % (record.name, record.provision_state)
+                "stays in the ramdisk until a service succeeds; take the snapshot again, and once "
+                "more if that only brings the instance back" % (record.name, record.provision_state)
             ) from exc
         # It has moved on, or a conductor holds its lock: the next look tells.
         LOG.info("Not aborted: %(reason)s", {"reason": exc})
