@@ -15,6 +15,7 @@ from tests.lab import conductors, disk_maker, disks, namespaces
 from tests.lab.agent import FakeDisk
 from tests.lab.apache import Apache
 from tests.lab.glance import Glance
+from tests.lab.keystone import Keystone
 from tests.lab.wsgidav_server import WsgiDav
 
 # Now, because no thread runs yet: servers must not listen, nor mounts appear, on the host.
@@ -37,6 +38,12 @@ class Dav:
     def names(self) -> list[str]:
         """Return what it holds, save the server's own files."""
         return sorted(path.name for path in self.directory.iterdir() if path.name != ".DAV")
+
+
+@pytest.fixture(scope="module")
+def keystone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keystone]:
+    with Keystone(tmp_path_factory.mktemp("keystone")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

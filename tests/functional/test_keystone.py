@@ -26,12 +26,6 @@ Enrol = Callable[..., Machine]
 
 
 @pytest.fixture(scope="module")
-def keystone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keystone]:
-    with Keystone(tmp_path_factory.mktemp("keystone")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def glance(tmp_path_factory: pytest.TempPathFactory, keystone: Keystone) -> Iterator[Glance]:
     with Glance(tmp_path_factory.mktemp("glance"), keystone=keystone) as server:
         yield server

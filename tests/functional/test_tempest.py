@@ -23,6 +23,7 @@ import pytest
 from tests.lab import disks, machines, nodes
 from tests.lab.agent import Agent, FakeDisk, Lookup
 from tests.lab.apache import Apache
+from tests.lab.conductors import plugin_config
 from tests.lab.disk_maker import MIB
 from tests.lab.glance import Glance
 from tests.lab.ironic import DEFAULT_VENV, SNAPSHOT_VENV, Ironic
@@ -56,7 +57,6 @@ lab = lab_management:LabManagement
 _IRONIC = """\
 {recorded}
 enabled_management_interfaces = fake,lab
-enabled_vendor_interfaces = snapshot,no-vendor
 # These two an unmodified Ironic does not know.
 enabled_snapshot_interfaces = agent,no-snapshot
 default_snapshot_interface = agent
@@ -66,15 +66,6 @@ http_url = {images.url}
 [conductor]
 service_callback_timeout = {timeout_s}
 snapshot_callback_timeout = {timeout_s}
-[snapshot]
-storage_url = {storage.url}
-storage_ca = {storage.cacert}
-storage_auth_file = {conductor}
-agent_auth_file = {machine}
-min_free = 0
-retention = 0
-poll_interval = 1
-clean_up_interval = 2
 """
 _TEMPEST = """\
 [DEFAULT]
@@ -211,12 +202,6 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def keystone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keystone]:
-    with Keystone(tmp_path_factory.mktemp("keystone")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def glance(tmp_path_factory: pytest.TempPathFactory, keystone: Keystone) -> Iterator[Glance]:
     with Glance(tmp_path_factory.mktemp("glance"), keystone=keystone) as server:
         yield server
@@ -253,11 +238,9 @@ def ironic(
 ) -> Iterator[Ironic]:  # fmt: skip
     venv, _attributes = WAYS[way]
     with machines.recording(), Apache(tmp_path / "http", None, tls=False) as images:
-        config = _IRONIC.format(
-            recorded=machines.RECORDED, images=images, storage=storage,
-            timeout_s=CALLBACK_TIMEOUT_S, conductor=storage.account("conductor"),
-            machine=storage.account("machine"),
-        )  # fmt: skip
+        config = plugin_config(storage, retention=0) + _IRONIC.format(
+            recorded=machines.RECORDED, images=images, timeout_s=CALLBACK_TIMEOUT_S
+        )
         with Ironic(
             tmp_path / "ironic", glance.url, extra_config=config, keystone=keystone, venv=venv
         ) as server:

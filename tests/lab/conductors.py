@@ -35,6 +35,14 @@ clean_up_interval = 2
 """
 
 
+def plugin_config(storage: Storage, **options: object) -> str:
+    """Return what an Ironic's configuration needs for the plug-in, with options of [snapshot]."""
+    text = _CONFIG.format(
+        storage=storage, conductor=storage.account("conductor"), machine=storage.account("machine")
+    )
+    return text + "".join("%s = %s\n" % option for option in options.items())
+
+
 @dataclass(frozen=True)
 class Backends:
     """The storage, and a Glance behind a gate: conductors are to find it at ``gate.url``."""
@@ -44,13 +52,8 @@ class Backends:
     gate: UploadGate
 
     def config(self, **options: object) -> str:
-        """Return what an Ironic's configuration needs besides, with further ones of [snapshot]."""
-        text = _CONFIG.format(
-            storage=self.storage,
-            conductor=self.storage.account("conductor"),
-            machine=self.storage.account("machine"),
-        )
-        return text + "".join("%s = %s\n" % option for option in options.items())
+        """Return what an Ironic's configuration needs besides: see :func:`plugin_config`."""
+        return plugin_config(self.storage, **options)
 
     def new_image(self) -> str:
         """Make an image that waits for data, and return its UUID."""

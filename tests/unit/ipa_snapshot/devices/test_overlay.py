@@ -4,9 +4,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from ipa_snapshot.devices import overlay
@@ -16,14 +14,6 @@ from tests.lab import disks
 
 MIB = 1024 * 1024
 RESERVE = 512 * MIB
-
-
-@pytest.fixture
-def free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    def pretend(available: int) -> None:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
-
-    return pretend
 
 
 @pytest.mark.parametrize("available", [RESERVE // 2, RESERVE + 100 * MIB - 1])

@@ -6,9 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from ipa_snapshot import errors
@@ -160,14 +158,6 @@ def test_qemu_img_is_given_no_link_that_took_the_image_s_name(
 
 
 RESERVE = 512 * MIB
-
-
-@pytest.fixture
-def free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    def pretend(available: int) -> None:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
-
-    return pretend
 
 
 @pytest.fixture
