@@ -109,7 +109,8 @@ def lines(
 def background(*argv: str, memory: int = DEFAULT_MEMORY) -> Iterator[int]:
     """Keep a program running and yield its process id; it is killed in the end.
 
-    Its stdin is a pipe that ends with us, so that ``cat`` (or what waits for it) does too.
+    Its stdin is a pipe that ends with us, so that ``cat`` (or what waits for it) does too. One
+    that ended before is a warning: what it served fails, and does not say why.
 
     :raises: ProgramFailed when it cannot be started.
     """
@@ -128,6 +129,11 @@ def background(*argv: str, memory: int = DEFAULT_MEMORY) -> Iterator[int]:
         try:
             yield child.pid
         finally:
+            if child.poll() is not None:
+                LOG.warning(
+                    "%(program)s ended before its time, with %(status)d",
+                    {"program": argv, "status": child.returncode},
+                )
             child.kill()
 
 
@@ -200,4 +206,6 @@ def _environment() -> dict[str, str]:
     # No more than a program needs: an OS_PASSWORD is nothing for one that reads a tenant's disk,
     # and davfs2 would send the storage's credentials through a proxy.
     kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    return {**kept, "LC_ALL": "C"}
+    # glibc reserves 64 MiB for the heap of each thread: those of many were more than the limit on
+    # address space, and qemu-nbd aborted when it could not start one more.
+    return {**kept, "LC_ALL": "C", "MALLOC_ARENA_MAX": "2"}

@@ -68,8 +68,7 @@ def show_disk(namespace: Namespace, size: int, *source: str) -> Iterator[Path]:
     disk.touch()
     serving = process.background(
         *namespace.inside, "env", "TMPDIR=" + namespace.directory,
-        # Few threads: the heaps of many were more than the limit on address space.
-        "MALLOC_ARENA_MAX=1", "nbdfuse", "-s", namespace.directory + "/disk", *source,
+        "nbdfuse", "-s", namespace.directory + "/disk", *source,
         memory=_MEMORY,
     )  # fmt: skip
     with serving:

@@ -186,9 +186,11 @@ class UploadWatch:
 
 
 def _find_daemon(mount_point: Path) -> psutil.Process | None:
-    for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "mount.davfs" and str(mount_point) in (
-            process.info["cmdline"] or ()
-        ):
-            return process
+    # Not process_iter(): since psutil 6.0 it may know a process by one that had its id before, and
+    # then takes it for ended.
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.name() == "mount.davfs" and str(mount_point) in process.cmdline():
+                return process
     return None

@@ -18,6 +18,7 @@ from snapshot_core import process
 
 _MOST_PIECES = 256
 _STORE = process.MIB  # for the description
+_MEMORY = 1024 * process.MIB  # more than the stacks of the 64 threads that QEMU starts at most
 _HEAD = """# Disk DescriptorFile
 version=1
 CID=fffffffe
@@ -70,7 +71,7 @@ def _joined(namespace: Namespace, description: str) -> Iterator[str]:
     socket = namespace.directory + "/socket"
     with process.background(
         *namespace.inside, "qemu-nbd", "--read-only", "--format=vmdk", "--persistent",
-        "--socket=" + socket, namespace.directory + "/volume.vmdk",
+        "--socket=" + socket, namespace.directory + "/volume.vmdk", memory=_MEMORY,
     ):  # fmt: skip
         await_ready((namespace.root / "socket").exists, "qemu-nbd")
         yield socket

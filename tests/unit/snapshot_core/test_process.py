@@ -113,6 +113,24 @@ def test_a_program_gets_no_more_memory_than_its_limit(run: Run) -> None:
         run(*hungry, memory=200 * MIB)
 
 
+_THREADED = """
+import ctypes, threading
+libc = ctypes.CDLL(None)
+all_are_there = threading.Barrier(20)
+def work():
+    libc.malloc(100)
+    all_are_there.wait(20)
+threads = [threading.Thread(target=work) for _ in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@either_way
+def test_the_heaps_of_many_threads_are_within_the_limit(run: Run) -> None:
+    run(sys.executable, "-S", "-c", _THREADED)
+
+
 def test_a_program_that_takes_too_long_fails_and_is_stopped(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     began = time.monotonic()

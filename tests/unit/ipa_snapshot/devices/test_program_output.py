@@ -2,6 +2,7 @@
 """Programs whose output is long, or that stay: they are read line by line, and never left."""
 
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -50,3 +51,12 @@ def test_a_program_in_the_background_ends_with_its_block() -> None:
     with process.background("cat") as pid:
         assert Path("/proc/%d" % pid).exists()
     assert not Path("/proc/%d" % pid).exists()
+
+
+def test_one_that_ends_before_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with process.background("sleep", "60"):
+        pass
+    assert "ended" not in caplog.text
+    with process.background("sh", "-c", "exit 3") as pid:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert "'exit 3') ended before its time, with 3" in caplog.text

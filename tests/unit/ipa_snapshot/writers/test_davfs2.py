@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What davfs2 is told: the account and the authority, in files that only root may read."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,36 @@ def test_the_authority_lies_where_the_daemon_may_read_it(
     lines = davfs2.write_config(private, cache, 1 << 30, destination).read_text()
     assert "trust_ca_cert %s\n" % (cache / "ca.pem") in lines
     assert (cache / "ca.pem").read_text() == "an authority"
+
+
+# In a PID namespace of its own, whose ids nobody else takes: a process is seen, ends, and the
+# daemon gets its id.
+_REUSE = """
+import pathlib, subprocess, sys, time, psutil
+from ipa_snapshot.writers.davfs2 import UploadWatch
+
+mount_point, daemon = map(pathlib.Path, sys.argv[1:])
+earlier = subprocess.Popen(["sleep", "60"])
+list(psutil.process_iter())
+earlier.kill(); earlier.wait()
+time.sleep(0.1)  # the kernel counts the time of a start in hundredths of a second
+pathlib.Path("/proc/sys/kernel/ns_last_pid").write_text(str(earlier.pid - 1))
+serving = subprocess.Popen([daemon, "60", mount_point], executable=daemon)
+assert serving.pid == earlier.pid
+try:
+    with UploadWatch(None) as watch:
+        watch.attach(mount_point)
+        raise InterruptedError
+except InterruptedError:
+    serving.wait(5)  # it ended, or this raises
+"""
+
+
+def test_a_daemon_with_the_id_of_an_earlier_process_is_ended_too(tmp_path: Path) -> None:
+    # sleep(1) adds up its arguments, so that "0s" stands for a mount point
+    daemon = shutil.copy(shutil.which("sleep") or "sleep", tmp_path / "mount.davfs")
+    subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", _REUSE,
+         "0s", daemon],
+        check=True, timeout=60,
+    )  # fmt: skip
