@@ -13,8 +13,9 @@ from snapshot_core import errors
 
 LOG = log.getLogger(__name__)
 
-# A server that is restarted, or a proxy whose server is, is back by then.
-OUTAGE_S = 120
+# A server that is restarted or updated, and a network that was cut for ten minutes, are back by
+# then. Only what was begun waits for so long: hours of it may be at stake.
+OUTAGE_S = 900
 _PAUSE = tenacity.wait_random_exponential(multiplier=0.5, max=15)
 sleep = time.sleep
 

@@ -3,6 +3,7 @@
 
 import contextlib
 import itertools
+import os
 import pathlib
 import random
 import threading
@@ -33,6 +34,8 @@ from tests.lab.wsgidav_server import WsgiDav
 
 MIB = 1024 * 1024
 SIZE = 40 * MIB  # three parts
+# Cuts of minutes last as long as they say; else a tenth of that.
+FULL_LENGTH = bool(os.environ.get("CUTS_IN_FULL_LENGTH"))
 AWAY = ("StorageUnavailable", "WriteFailed")
 # What nobody can remove from a server that is gone; the log names it.
 UNREACHABLE = ("image.part", "image.json")
@@ -333,31 +336,30 @@ def test_a_cut_of_5_s_is_outlived(
     assert time.monotonic() - began >= 5
 
 
-@pytest.mark.parametrize("cut_s", [6, 60])
-def test_a_cut_of_60_s_is_outlived_in_parts_and_one_of_600_s_is_not(
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("cut_s", [60, 600])
+def test_a_cut_of_minutes_is_outlived_in_parts(
     apache: Apache, noise: pathlib.Path, wire: Wire, take_here: TakeHere, cut_s: int,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    # All at a tenth, and sending at less: so that it is given up, and not only the kernel's TCP
-    # that goes on.
-    monkeypatch.setattr("snapshot_core.storage.connections.SENDING_S", 2)
-    monkeypatch.setattr("snapshot_core.storage.webdav._TIMEOUT_S", (1.5, 3))
-    monkeypatch.setattr(patience, "OUTAGE_S", 2 if cut_s == 60 else 12)
+    if not FULL_LENGTH:
+        # All at a tenth, and sending at less: so that it is given up, and not only the kernel's
+        # TCP that goes on.
+        cut_s //= 10
+        monkeypatch.setattr("snapshot_core.storage.connections.SENDING_S", 2)
+        monkeypatch.setattr("snapshot_core.storage.webdav._TIMEOUT_S", (1.5, 3))
+        monkeypatch.setattr(patience, "OUTAGE_S", patience.OUTAGE_S / 10)
     scene = Scene(noise, apache.document_root)
     with links.slow("200mbit", "400ms"):
         watch = when_larger(apache.document_root / "image.part", 17 * MIB, wire.cut)
-        mend = threading.Timer(cut_s, wire.mend)
-        mend.start()
+        threading.Timer(cut_s, wire.mend).start()
+        began = time.monotonic()
         outcome = take_here(apache.url)
         watch.join()
-    mend.cancel()
-    if cut_s == 6:
-        scene.assert_stored(outcome)
+    scene.assert_stored(outcome)
+    assert time.monotonic() - began >= cut_s
+    if not FULL_LENGTH or cut_s == 600:
         assert "trying again in" in caplog.text
-    else:
-        wire.mend()
-        scene.assert_failed(outcome, "WriteFailed", "cannot be reached", left=UNREACHABLE)
-        assert "image.part may be left behind" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -396,10 +398,12 @@ def slow_disk(
 
 
 def vanish(disk: pathlib.Path) -> None:
-    for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "nbdfuse" and str(disk) in process.info["cmdline"]:
-            process.kill()
-            process.wait(10)
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.Error):  # others come and go
+            process = psutil.Process(pid)
+            if process.name() == "nbdfuse" and str(disk) in process.cmdline():
+                process.kill()
+                process.wait(10)
 
 
 # In which phase the disk is read, for some 4 s.

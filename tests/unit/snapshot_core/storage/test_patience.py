@@ -64,10 +64,10 @@ def test_an_outage_is_outlived_and_told_before_each_pause(
     ]
 
 
-def test_an_outage_is_outlived_for_two_minutes_and_not_longer(clock: Clock) -> None:
+def test_an_outage_is_outlived_for_15_minutes_and_not_longer(clock: Clock) -> None:
     with pytest.raises(Away, match="gone") as caught:
         outlive_outages()(Failing(clock, *[Away("gone")] * 1000))
-    assert 100 < clock.now <= 120
+    assert 880 < clock.now <= 900
     assert caught.value.word == "StorageUnavailable"
 
 
@@ -90,7 +90,7 @@ def test_who_asks_to_wait_is_waited_for_as_long_as_he_says(clock: Clock) -> None
     assert clock.pauses == [30, 0.5]
 
 
-@pytest.mark.parametrize("failure", [Away("gone"), Away("busy", 121), Away("busy", 86400)])
+@pytest.mark.parametrize("failure", [Away("gone"), Away("busy", 901), Away("busy", 86400)])
 def test_who_does_not_ask_or_asks_for_too_long_is_not_waited_for(
     clock: Clock, failure: Away
 ) -> None:
