@@ -11,6 +11,7 @@ _ADVICE = {
     403: "the account may not do this there",
     404: "there is no such collection: create it, or correct the URL",
     405: "the server does not allow this: is WebDAV enabled there?",
+    408: "the server waited too long for data: see its time limits, and the network",
     409: "the parent collection does not exist: create it, or correct the URL",
     413: "the server limits the size of an upload: raise its limit",
     423: "the object is locked",
@@ -21,8 +22,9 @@ _ADVICE = {
     504: "a proxy had no answer from the server in time",
     507: "the storage is full",
 }
-# What passes by itself. Not 500: WsgiDAV 4.4 says that when its disk is full.
-_PASSING = (502, 503, 504)
+# What passes by itself; 408 is what Apache 2.4 says after a cut of the network, or when the disk was
+# slow. Not 500: WsgiDAV 4.4 says that when its disk is full.
+_PASSING = (408, 502, 503, 504)
 
 
 def succeeded(answer: requests.Response) -> bool:

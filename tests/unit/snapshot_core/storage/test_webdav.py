@@ -292,6 +292,7 @@ def test_an_object_that_was_not_renamed_is_another_s_under_the_new_name(
 ADVICE = [
     (401, "the user name, password or token is wrong or missing"),
     (403, "the account may not do this there"),
+    (408, "the server waited too long for data"),
     (413, "the server limits the size of an upload"),
     (418, "see the server's log"),
     (423, "the object is locked"),
@@ -590,7 +591,7 @@ def test_a_server_that_does_not_show_that_it_takes_ranges_gets_one_request(
 
 
 @LENGTHS
-@pytest.mark.parametrize("answer", [Answer(None), Answer(502), Answer(503), Answer(504)])
+@pytest.mark.parametrize("answer", [Answer(None), *map(Answer, (408, 502, 503, 504))])
 def test_a_part_whose_answer_is_lost_is_sent_again(
     claimed: Storage, in_ranges: InRanges, length: int | None, answer: Answer
 ) -> None:
