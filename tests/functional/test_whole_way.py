@@ -3,6 +3,7 @@
 
 import base64
 import hashlib
+import os
 import pathlib
 import signal
 import time
@@ -294,6 +295,16 @@ def wait_for_progress(client: AgentClient, command: str, phase: str) -> None:
     raise AssertionError("the phase %s was never seen" % phase)
 
 
+def wait_until_idle(client: AgentClient) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return client.check()
+        except errors.AgentUnavailable as exc:  # it is busy
+            assert time.monotonic() < deadline, exc
+        time.sleep(0.2)
+
+
 def test_a_second_snapshot_meanwhile_is_refused_and_does_not_disturb_the_first(
     wsgidav: Dav, disk: disks.Disk, fake_disk: FakeDisk, tmp_path: pathlib.Path
 ) -> None:
@@ -381,6 +392,34 @@ def test_an_interrupt_stops_the_agent_too_and_leaves_nothing(
     assert names_in_the_end(apache.names) == []
     assert left_in_the_agent == []
     assert not list(tmp_path.glob("image.*"))
+
+
+def test_of_a_command_that_is_killed_by_force_a_whole_image_stays_and_is_reaped(
+    apache: Dav, auth_file: pathlib.Path, disk: disks.Disk, fake_disk: FakeDisk,
+    tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    storage = ("--storage-url", apache.url, "--auth-file", auth_file, "--cacert", apache.cacert)
+    target = tmp_path / "image.qcow2"
+    with Agent([fake_disk]) as agent:
+        command = commands.start(
+            "ironic-snapshot", "take", "--agent-url", agent.url, "--agent-token-file",
+            token_file(tmp_path, agent.token), *storage, "--image-ref", target.as_uri(),
+        )  # fmt: skip
+        wait_until_begun(apache)
+        command.kill()
+        outcome = commands.finish(command)
+        wait_until_idle(AgentClient(agent.url, agent.token, Trust()))
+        assert list(agent.tempdir.iterdir()) == []
+    assert outcome.code == -9
+    assert not list(tmp_path.glob("image.*"))
+    name, _manifest = apache.names()
+    assert same_files(disk, apache.directory / name, tmp_path)
+    reap = ("ironic-snapshot", "reap", *storage, "--json")
+    assert commands.run(*reap, "--older-than", "1h").json["removed"] == []
+    for path in apache.directory.glob(name + "*"):
+        os.utime(path, (0, 0))
+    assert commands.run(*reap, "--older-than", "1h").json["removed"] == [name]
+    assert apache.names() == []
 
 
 def test_a_snapshot_that_takes_too_long_is_stopped(
