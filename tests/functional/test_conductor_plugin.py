@@ -332,6 +332,27 @@ def test_a_conductor_that_dies_in_the_midst_brings_the_instance_back_when_it_sta
     node.wait_for("active")
 
 
+@needs_recovery
+def test_a_conductor_that_dies_while_it_sends_the_command_brings_the_instance_back(
+    ironic: Ironic, make_node: Callable[..., Node], store: Storage, cloud: Connection,
+    small_disk: disks.Disk,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    conductors.request(node, "snapshot", image)
+    with ramdisk(node, small_disk) as agent, conductors.slowed_network():
+        conductors.wait_for_phase(node, "capturing")
+        ironic.kill()
+        # As it is until the agent's answer has come: a moment that no test meets.
+        conductors.change_record(ironic, node, phase="starting", command_id=None)
+        ironic.start_again()
+        failed = service_failed(node)
+        nothing_is_left(node, store)
+        # which does not go on
+        assert "is not wanted any more" in agent.log.read_text(errors="replace")
+    assert "was stopped while it sent the command: take the snapshot again" in failed.last_error
+    assert cloud.image.get_image(image).status == "queued"
+
+
 def test_an_agent_that_is_gone_fails_the_snapshot_and_the_instance_is_back(
     make_node: Callable[..., Node], store: Storage, cloud: Connection, small_disk: disks.Disk,
     slow_network: None,
@@ -344,6 +365,22 @@ def test_an_agent_that_is_gone_fails_the_snapshot_and_the_instance_is_back(
         # Five minutes where Ironic has no patience of its own that would be shorter.
         record = service_failed(node, 90 if RELEASES.times_out else 400)
     assert "AgentUnavailable: the agent at %s does not answer" % agent.url in record.last_error
+    nothing_is_left(node, store)
+
+
+def test_a_machine_that_is_reset_during_the_upload_costs_nothing(
+    make_node: Callable[..., Node], store: Storage, cloud: Connection, image_service: Glance,
+    small_disk: disks.Disk, tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    node, image = make_node(), make_image(cloud)
+    conductors.request(node, "snapshot", image)
+    with ramdisk(node, small_disk) as agent, conductors.slowed_network():
+        conductors.wait_for_phase(node, "uploading")
+        agent.kill()
+        assert conductors.phase_of(node.record()) == "uploading"
+    node.wait_for("active", timeout_s=120)
+    assert cloud.image.get_image(image).status == "active"
+    assert same_files(small_disk, image_service.images / image, tmp_path)
     nothing_is_left(node, store)
 
 

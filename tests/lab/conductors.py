@@ -158,6 +158,13 @@ def spoil_record(ironic: Ironic, node: Node) -> None:
     change_in_database(ironic, node, driver_internal_info=json.dumps(info))
 
 
+def change_record(ironic: Ironic, node: Node, **fields: object) -> None:
+    """Change what a node remembers of its snapshot; Ironic must not run."""
+    info = _internal_info(ironic, node)
+    info[KEY]["record"].update(fields)
+    change_in_database(ironic, node, driver_internal_info=json.dumps(info))
+
+
 def phase_in_database(ironic: Ironic, node: Node) -> str:
     """Return how far a node's snapshot is; Ironic need not run."""
     found: str = _internal_info(ironic, node)[KEY]["record"]["phase"]
