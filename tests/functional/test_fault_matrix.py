@@ -22,7 +22,7 @@ from snapshot_core.storage import patience
 from tests.functional import commands
 from tests.functional.aftermath import Scene
 from tests.functional.commands import Outcome
-from tests.functional.conftest import PASSWORD, USERNAME
+from tests.functional.conftest import PASSWORD, USERNAME, same_files
 from tests.lab import cgroups, disks, links, namespaces
 from tests.lab.agent import Agent, FakeDisk
 from tests.lab.apache import Apache
@@ -557,6 +557,29 @@ def test_an_agent_without_memory_is_told_to_be_silent_and_leaves_nothing(
     scene.assert_failed(outcome, "AgentUnavailable", "does not answer")
     assert cloud.image.get_image(image).status == "queued"
     assert not (glance.images / image).exists()
+
+
+@pytest.mark.parametrize("fault", ["loss and delay", "a cut"])
+def test_a_bad_network_to_the_agent_and_to_glance_costs_only_time(
+    apache: Apache, fake_disk: FakeDisk, disk: disks.Disk, glance: Glance, cloud: Connection,
+    auth_file: pathlib.Path, tmp_path: pathlib.Path, at: At, wire: Wire,
+    capsys: pytest.CaptureFixture[str], fault: str,
+) -> None:  # fmt: skip
+    image = cloud.image.create_image(name="bad network", allow_duplicates=True).id
+    with Agent([fake_disk]) as agent, contextlib.ExitStack() as network:
+        if fault == "a cut":
+            for phase in ("stream", "upload"):
+                at(phase, lambda: (wire.cut(), threading.Timer(5, wire.mend).start()))
+        else:
+            network.enter_context(links.slow("400mbit", "100ms"))
+            network.enter_context(links.dropping(percent=2))
+        began = time.monotonic()
+        outcome = take_whole(agent, apache, image, auth_file, tmp_path, capsys)
+        lasted_s = time.monotonic() - began
+    assert outcome.code == 0, outcome.err
+    assert lasted_s > 10 or fault != "a cut"
+    assert cloud.image.get_image(image).status == "active"
+    assert same_files(disk, glance.images / image, tmp_path)
 
 
 def test_a_byte_that_flips_in_the_storage_never_becomes_an_active_image(
