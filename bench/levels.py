@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program: what levels of zstd, and sizes of clusters, make of a small Debian's file system.
+
+Each cluster is compressed alone, as in an image, where clusters that hold nothing are not. What is
+not in use is zeros; the journal is in use. Debian is built if the cache has none.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import zstandard
+
+from bench.machine_disk import MIB, keep_used
+from bench.report import table
+from ipa_snapshot.devices.source import open_source
+from ipa_snapshot.devices.used_map import map_disk
+from tests.lab import disks
+from tests.machine import debian_root
+
+_LEVELS = (1, 2, 3, 5)
+_SIZES = (64 * 1024, 256 * 1024, MIB)
+_DISK = 4096 * MIB
+
+
+def main() -> None:
+    """Make the file system, and print what is left of what is in use, with the CPU time of it."""
+    argparse.ArgumentParser(prog="bench.levels", description=__doc__).parse_args()
+    archive = debian_root.build()
+    with tempfile.TemporaryDirectory(prefix="ipa-snapshot-bench-", dir="/var/tmp") as work:
+        made = Path(work, "disk.raw")
+        with made.open("wb") as file:
+            file.truncate(_DISK)
+        disks.run("mkfs.ext4", "-q", made)
+        with disks.LoopDevice(made) as loop, disks.mounted(loop.path, "ext4") as top:
+            debian_root.unpack(archive, top)
+        with open_source(str(made)) as source:
+            extents = map_disk(source).extents
+        kept = Path(work, "kept.raw")
+        keep_used(disks.Disk(made, _DISK, ()), extents, kept)
+        used = sum(length for _start, length in extents)
+        rows = [
+            ("%d KiB" % (size // 1024), *(_tried(kept, size, level, used) for level in _LEVELS))
+            for size in _SIZES
+        ]
+    print("%d MB in use; sent by used, CPU of zstd alone" % (used / 1e6))
+    print("\n".join(table(("Clusters", *("level %d" % level for level in _LEVELS)), rows)))
+
+
+def _tried(disk: Path, size: int, level: int, used: int) -> str:
+    compressor = zstandard.ZstdCompressor(level=level, write_content_size=False)
+    left, spent_s = 0, 0.0
+    for cluster in _clusters(disk, size):
+        began = time.thread_time()
+        left += len(compressor.compress(cluster))
+        spent_s += time.thread_time() - began
+    return "%.3f, %.2f s" % (left / used, spent_s)
+
+
+def _clusters(disk: Path, size: int) -> Iterator[bytes]:
+    zeros = bytes(size)
+    with disk.open("rb") as file:
+        end, at = disk.stat().st_size, 0
+        while at < end:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA) // size * size
+            except OSError:  # nothing follows
+                return
+            cluster = os.pread(file.fileno(), size, at)
+            if cluster != zeros:
+                yield cluster
+            at += size
+
+
+if __name__ == "__main__":
+    main()
