@@ -22,8 +22,8 @@ _ADVICE = {
     504: "a proxy had no answer from the server in time",
     507: "the storage is full",
 }
-# What passes by itself; 408 is what Apache 2.4 says after a cut of the network, or when the disk was
-# slow. Not 500: WsgiDAV 4.4 says that when its disk is full.
+# What passes by itself; 408 is what Apache 2.4 says after a cut of the network, or of a slow disk.
+# Not 500: WsgiDAV 4.4 says that when its disk is full.
 _PASSING = (408, 502, 503, 504)
 
 
