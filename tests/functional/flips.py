@@ -22,10 +22,12 @@ _SECONDS = 3.0
 # partclone.exfat takes three seconds for each
 _LEAST = 3
 
-# Numbers, and the names that LVM's text has.
+# Numbers, names of features, and the words of LVM's text.
 _VARYING = re.compile(
-    r"(?<=volume )[^ ;:]+|(?<=unknown )[^ ;:]+|(?<=LVM )[^ ;:]+|[0-9a-f-]*[0-9][0-9a-f-]*"
+    r"(?<=volume )[^ ;:]+|(?<=unknown )[^;]+|(?<=LVM )[^ ;:]+|(?<=whole: ).*?(?= where LVM's)"
+    r"|/[^ ]*/ipa-snapshot-[^ )]*|[0-9a-f-]*[0-9][0-9a-f-]*"
 )
+_LAST_WORD = re.compile(r"\b(is|its|on|of) [^ ;,]+(?=,|;|$)")
 
 Flips = tuple[tuple[int, int], ...]
 """Where a bit is flipped: the offset of its byte, and its number."""
@@ -98,4 +100,8 @@ def flipped(original: bytes, flips: Flips) -> bytes:
 def outcome(found: UsedMap) -> str:
     """Return in a line what kind of a map was found, without its numbers and names."""
     said = {*found.warnings, *("%s: %s" % (part.fs, part.used_source) for part in found.partitions)}
-    return "; ".join(sorted({_VARYING.sub("#", one) for one in said}))[:200]
+    return "; ".join(sorted({*map(_without_names, said)}))[:200]
+
+
+def _without_names(text: str) -> str:
+    return _LAST_WORD.sub(r"\1 #", _VARYING.sub("#", text))
