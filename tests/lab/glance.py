@@ -39,7 +39,7 @@ filesystem_store_datadir = {state}/staging
 [os_glance_tasks_store]
 filesystem_store_datadir = {state}/tasks
 [database]
-connection = sqlite:///{state}/glance.sqlite
+connection = sqlite:///{state}/glance.sqlite?timeout=60
 [paste_deploy]
 config_file = {state}/paste.ini
 [oslo_concurrency]
@@ -90,7 +90,7 @@ _LIMITS = {
 # fmt: off
 _UWSGI = (
     "--master", "--die-on-term", "--need-app", "--lazy-apps", "--enable-threads", "--threads", "8",
-    "--buffer-size", "65535", "--module", "glance.wsgi.api:application",
+    "--buffer-size", "65535", "--module", "tests.lab.glance_app",
     # uwsgi closes every connection after its answer, and clients should hear of it.
     "--add-header", "Connection: close",
 )
