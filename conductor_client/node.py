@@ -20,7 +20,7 @@ from oslo_log import log
 
 from conductor_client import errors, states
 from conductor_client.ironic.image_access import REFUSALS, projects_of
-from conductor_client.ironic.record import KEY, Book
+from conductor_client.ironic.record import IMAGE_REF_KEY, KEY, RAMDISK_KEY, Book
 from conductor_client.ironic.record import Record as SnapshotRecord
 from snapshot_core.process import printable
 
@@ -33,7 +33,7 @@ SERVICE_FAULT = "service failure"
 _NO_RAMDISK_VERSION = "1.108"
 # Ironic keeps these on a node until it cuts the power of the ramdisk, and until it has brought the
 # instance back from a snapshot by the verb. It takes the step away when it tears a service down.
-_IN_RAMDISK = ("agent_start_attempted", "snapshot_ramdisk")
+_IN_RAMDISK = ("agent_start_attempted", RAMDISK_KEY)
 # An API that is restarted or upgraded is back by then.
 _OUTAGE_S = 600
 _PAUSE = tenacity.wait_random_exponential(multiplier=0.5, max=15)
@@ -105,8 +105,7 @@ class Record:
                 ),
                 steps=_steps(info),
                 snapshot=snapshot,
-                image_ref=info.get("snapshot_image_ref")
-                or (snapshot.image_ref if snapshot else None),
+                image_ref=info.get(IMAGE_REF_KEY) or (snapshot.image_ref if snapshot else None),
                 in_ramdisk=bool(raw.get("service_step")) or any(key in info for key in _IN_RAMDISK),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as exc:

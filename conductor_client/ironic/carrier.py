@@ -9,16 +9,12 @@ from ironic.conductor.task_manager import TaskManager
 from ironic.objects import Node
 
 from conductor_client import states
-from conductor_client.ironic.record import Phase, Record
+from conductor_client.ironic.record import IMAGE_REF_KEY, RAMDISK_KEY, Phase, Record
 
 FLAG_NO_RAMDISK = "service_disable_ramdisk"
 _INTERFACE = "vendor"
 _STEPS = ("snapshot", "upload_snapshot")
 _UNDER_WAY = (Phase.REQUESTED, Phase.STARTING, Phase.CAPTURING, Phase.UPLOADING)
-# In driver_internal_info of a node that was asked for a snapshot and waits for its ramdisk; and of
-# one whose instance is not back from it: 'tried' once that failed, else True.
-_NOT_BEGUN = "snapshot_image_ref"
-RAMDISK = "snapshot_ramdisk"
 
 
 class Carrier(Protocol):
@@ -142,7 +138,7 @@ class StateCarrier:
         """See :meth:`.Carrier.is_running`."""
         return (
             node.provision_state in (states.SNAPSHOTTING, states.SNAPSHOT_WAIT)
-            and _NOT_BEGUN not in node.driver_internal_info
+            and IMAGE_REF_KEY not in node.driver_internal_info
         )
 
     def is_waiting(self, node: Node) -> bool:
@@ -172,7 +168,7 @@ class StateCarrier:
     def is_stranded(self, node: Node, record: Record | None) -> bool:
         """See :meth:`.Carrier.is_stranded`."""
         failed = node.provision_state == states.SNAPSHOT_FAILED and not node.maintenance
-        return failed and node.driver_internal_info.get(RAMDISK) is True
+        return failed and node.driver_internal_info.get(RAMDISK_KEY) is True
 
     def bring_back(self, task: TaskManager) -> None:
         """See :meth:`.Carrier.bring_back`."""

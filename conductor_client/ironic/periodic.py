@@ -13,8 +13,7 @@ from ironic.conf import CONF
 from oslo_log import log
 
 from conductor_client.ironic.base import SnapshotInterface
-from conductor_client.ironic.carrier import RAMDISK
-from conductor_client.ironic.record import KEY
+from conductor_client.ironic.record import KEY, RAMDISK_KEY
 
 LOG = log.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def cleaning_up() -> Callable[[Any], Any]:
 def clean_up(snapshots: SnapshotInterface, manager: BaseConductorManager, context: Any) -> None:
     """Clean up after snapshots that are over, in whatever state their nodes are."""
     nodes = manager.iter_nodes(fields=["driver_internal_info"])
-    for uuid in [row[0] for row in nodes if row[-1].keys() & {KEY, RAMDISK}]:
+    for uuid in [row[0] for row in nodes if row[-1].keys() & {KEY, RAMDISK_KEY}]:
         with (
             _holding_up_no_others(uuid),
             task_manager.acquire(

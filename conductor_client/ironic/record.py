@@ -18,6 +18,11 @@ from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
 from snapshot_core.location import check_image_name
 
 KEY = "ipa_snapshot"
+# What an Ironic with the states of snapshots keeps beside it: the image of a snapshot that waits
+# for its ramdisk; and of a node whose instance is not back from one, 'tried' once that failed, else
+# True.
+IMAGE_REF_KEY = "snapshot_image_ref"
+RAMDISK_KEY = "snapshot_ramdisk"
 # A machine whose power was to be cut is given this long to see that it is to stop, in seconds; its
 # agent looks every five.
 STOP_PATIENCE_S = 20
