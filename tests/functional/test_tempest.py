@@ -100,6 +100,7 @@ callback_timeout = {timeout_s}
 upload_project = {project}
 storage_break_command = chmod 0555 {storage.document_root}
 storage_mend_command = chmod 0755 {storage.document_root}
+machine_cut_command = touch {cut}
 """
 
 
@@ -140,10 +141,14 @@ def partitions_forgotten(device: str) -> Iterator[None]:
 
 
 class Room:
-    """Machines that boot the ramdisk, or their instance, as Ironic's log says."""
+    """Machines that boot the ramdisk, or their instance, as Ironic's log says.
 
-    def __init__(self, ironic: Ironic) -> None:
+    :param cut: a file after whose appearance all of them are without power until they boot.
+    """
+
+    def __init__(self, ironic: Ironic, cut: pathlib.Path) -> None:
         self._api_url = ironic.url
+        self._cut = cut
         self._log = ironic.log
         self._machines: dict[str, Placed] = {}
 
@@ -173,10 +178,12 @@ class Room:
                     if machine := self._machines.get(told["node"]):
                         machine.boots += 1
                         machine.device = told["device"]
+                if power_is_cut := self._cut.exists():
+                    self._cut.unlink()
                 for machine in self._machines.values():
                     # The machine's own thread forgets it as soon as it has ended.
                     agent = machine.agent
-                    if agent is not None and machine.is_to_stop():
+                    if agent is not None and (power_is_cut or machine.is_to_stop()):
                         agent.kill()
 
     def _run(self, machine: Placed, closing: threading.Event) -> None:
@@ -316,7 +323,8 @@ def test_the_scenarios_pass(
         spare.provision("deleted")
     for spare in spares:
         spare.wait_for("available")
-    room = Room(ironic)
+    cut = tmp_path / "cut"
+    room = Room(ironic, cut)
     original = tmp_path / "node.raw"
     shutil.copyfile(small_disk.path, original)
     room.place(node, original)
@@ -331,12 +339,12 @@ def test_the_scenarios_pass(
     config = _TEMPEST.format(
         where=tmp_path / "tempest", keystone=keystone, storage=storage, node=node.uuid,
         spares=",".join(spare.uuid for spare in spares), timeout_s=CALLBACK_TIMEOUT_S,
-        project=project,
+        project=project, cut=cut,
     )  # fmt: skip
     with room.open(), a_limit_of_its_own(keystone, project, "image_size_total"):
         said = run_tempest(tmp_path / "tempest", config)
     counts = {name: int(count) for name, count in re.findall(r"- (\w+): +(\d+)", said)}
-    assert (counts["Passed"], counts["Skipped"], counts["Failed"]) == (15, 0, 0), said
+    assert (counts["Passed"], counts["Skipped"], counts["Failed"]) == (16, 0, 0), said
     for disk in (original, *larger):
         for partition in small_disk.partitions:
             assert disks.checksums(disk, partition) == disks.checksums(small_disk.path, partition)

@@ -52,4 +52,10 @@ OPTS = [
         "Without it, a storage that refuses is not tested.",
     ),
     cfg.StrOpt("storage_mend_command", help="A command (no shell) after which it does again."),
+    cfg.StrOpt(
+        "machine_cut_command",
+        help="A command (no shell) after which the machine of the node is without power, or cannot "
+        "be reached, until Ironic has it reboot. Without it, a machine that dies in mid-snapshot "
+        "is not tested.",
+    ),
 ]

@@ -175,6 +175,10 @@ class SnapshotTest(test.BaseTestCase):
             self.assertIn(word, str(refusal))
             self.assertEqual(ACTIVE, self.look(self.node)["provision_state"])
             return
+        self.assert_failed(word)
+
+    def assert_failed(self, word: str) -> None:
+        """Wait until the snapshot that was asked for has failed, and see that it is told why."""
         failed = self.wait_for(
             self.node, self.way.failed, timeout_s=CONF.ironic_snapshot.snapshot_timeout
         )

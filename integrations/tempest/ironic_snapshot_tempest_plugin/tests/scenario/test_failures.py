@@ -132,6 +132,19 @@ class TestFailures(base.SnapshotTest):
         self.assertGreaterEqual(time.monotonic() - began, timeout_s)
         self.assert_back(image)
 
+    @decorators.idempotent_id("3e7a1d94-5b2f-4c86-9f0d-8c4b6a2e7d17")
+    def test_a_machine_that_dies_in_mid_snapshot_is_given_up(self) -> None:
+        """The ramdisk has reported, and then its machine has no power."""
+        command = CONF.ironic_snapshot.machine_cut_command
+        if not command:
+            raise self.skipException("no command to cut the machine's power is configured")
+        image = self.new_image()
+        self.ask(image)
+        self.wait_for_ramdisk()
+        run(command)
+        self.assert_failed("does not answer")
+        self.assert_back(image)
+
     @decorators.idempotent_id("d6b4e0d5-8a0c-4d7e-8d2f-2f5f0a7b9c09")
     def test_who_has_no_rights_is_refused(self) -> None:
         """A reader of the project, and a member of another one, touch nothing."""
