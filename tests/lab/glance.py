@@ -7,8 +7,6 @@ Unless it is given a real Keystone, a fake of Keystone's middleware lets clients
 import os
 import pathlib
 import shutil
-import subprocess
-import tempfile
 from typing import Any
 
 import openstack
@@ -16,12 +14,11 @@ import openstack.connection
 import yaml
 
 from tests.lab import processes, services
+from tests.lab.installation import Installation
 from tests.lab.keystone import Keystone
 
-_HERE = pathlib.Path(__file__).parent
-_REPOSITORY = _HERE.parent.parent
+_REPOSITORY = pathlib.Path(__file__).parents[2]
 DEFAULT_VENV = _REPOSITORY / ".venv-glance"
-_CACHE = _REPOSITORY / ".cache"
 
 _CONFIG = """\
 [DEFAULT]
@@ -128,7 +125,7 @@ class Glance(services.Service):
             state=pathlib.Path(state_dir),
         )
         self._keystone = keystone
-        self._venv = pathlib.Path(venv)
+        self._installation = Installation("glance", venv)
         self._stall_timeout_s = stall_timeout_s
 
     @property
@@ -185,7 +182,8 @@ class Glance(services.Service):
         auth = "authtoken context" if self._keystone else "fakeauth"
         (self.state / "paste.ini").write_text(_PASTE.format(auth=auth))
         if not (self.state / "glance.sqlite").exists():
-            shutil.copyfile(self._migrated_database(), self.state / "glance.sqlite")
+            made = self._installation.migrated_database("glance-manage", "db_sync")
+            shutil.copyfile(made, self.state / "glance.sqlite")
 
     def _keystone_config(self) -> str:
         if self._keystone is None:
@@ -198,10 +196,9 @@ class Glance(services.Service):
         )
 
     def _prepare(self) -> processes.Server:
-        self._check_venv()
         self._write_configuration()
-        command = [str(self._venv / "bin/uwsgi"), "--http-socket", f"127.0.0.1:{self.port}"]
-        command += [*_UWSGI, "--virtualenv", str(self._venv)]
+        command = [self._installation.program("uwsgi"), "--http-socket", f"127.0.0.1:{self.port}"]
+        command += [*_UWSGI, "--virtualenv", str(self._installation.venv)]
         # uwsgi notices a closed connection at once, but takes a pause of 4 s for one too.
         for option in ("--socket-timeout", "--chunked-input-timeout"):
             command += [option, str(self._stall_timeout_s)]
@@ -212,39 +209,3 @@ class Glance(services.Service):
         }
         log = self.state / "uwsgi.log"
         return processes.Server("Glance", command, log, env, own_log=self.log)
-
-    def _check_venv(self) -> None:
-        if not (self._venv / "bin/uwsgi").exists():
-            raise RuntimeError(
-                f"no Glance in {self._venv}: python3 -m venv {self._venv} && "
-                f"{self._venv}/bin/pip install -r {_HERE / 'glance-requirements.txt'}"
-            )
-
-    def _migrated_database(self) -> pathlib.Path:
-        """Return an empty database with this Glance's tables; making one takes many seconds."""
-        python = self._venv / "bin/python"
-        ask = "import importlib.metadata as m; print(m.version('glance'))"
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        version = subprocess.run(
-            [python, "-c", ask], env=env, check=True, capture_output=True, text=True
-        ).stdout.strip()
-        cached = _CACHE / f"glance-{version}.sqlite"
-        if cached.exists():
-            return cached
-        _CACHE.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="glance-", dir=_CACHE) as where:
-            made = pathlib.Path(where, "db")
-            config = pathlib.Path(where, "glance.conf")
-            config.write_text(f"[database]\nconnection = sqlite:///{made}\n")
-            command = [
-                str(self._venv / "bin/glance-manage"),
-                "--config-file",
-                str(config),
-                "db_sync",
-            ]
-            done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
-            if done.returncode != 0:
-                raise RuntimeError(f"glance-manage db_sync failed: {done.stdout}{done.stderr}")
-            # Renamed when complete, so that nobody copies half of it.
-            made.rename(cached)
-        return cached

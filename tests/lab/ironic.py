@@ -8,7 +8,6 @@ import pathlib
 import secrets
 import shutil
 import subprocess
-import tempfile
 from typing import Any, Literal
 
 import openstack
@@ -16,15 +15,14 @@ import openstack.connection
 
 from tests.lab import processes, services
 from tests.lab.glance import Glance
+from tests.lab.installation import Installation
 from tests.lab.keystone import Keystone
 from tests.lab.releases import RELEASES
 
-_HERE = pathlib.Path(__file__).parent
-_REPOSITORY = _HERE.parent.parent
+_REPOSITORY = pathlib.Path(__file__).parents[2]
 DEFAULT_VENV = RELEASES.ironic_venv
 # With an Ironic that has the specification's own states: see integrations/ironic.
 SNAPSHOT_VENV = _REPOSITORY / ".venv-ironic-snapshot"
-_CACHE = _REPOSITORY / ".cache"
 
 _CONFIG = """\
 [DEFAULT]
@@ -139,7 +137,7 @@ class Ironic(services.Service):
         self._auth = "keystone" if keystone else auth
         self._keystone = keystone
         self._extra_config = extra_config
-        self._venv = pathlib.Path(venv)
+        self._installation = Installation("ironic", venv)
 
     @property
     def log(self) -> pathlib.Path:
@@ -158,7 +156,7 @@ class Ironic(services.Service):
 
     def openstack_command(self, *arguments: object) -> list[str]:
         """Return the ``openstack`` command with these arguments; it needs :meth:`environment`."""
-        return [str(self._venv / "bin/openstack"), *map(str, arguments)]
+        return [self._installation.program("openstack"), *map(str, arguments)]
 
     def openstack(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
         """Run ``openstack`` with these arguments to its end, and return how it went."""
@@ -170,8 +168,7 @@ class Ironic(services.Service):
 
     def version(self) -> str:
         """Return the version that is installed."""
-        ask = "import importlib.metadata as m; print(m.version('ironic'))"
-        return self._output("python", "-c", ask).strip()
+        return self._installation.version()
 
     def notifications(self, node: str | None = None) -> list[Notification]:
         """Return what was notified so far, of one node (its UUID) or of all, the oldest first."""
@@ -218,8 +215,6 @@ class Ironic(services.Service):
         return text + override
 
     def _prepare(self) -> processes.Server:
-        if not (self._venv / "bin/ironic").exists():
-            raise RuntimeError(f"no Ironic in {self._venv}: see tools/setup.sh")
         for name in ("tmp", "certificates", "http", "ramdisk-logs"):
             (self.state / name).mkdir(parents=True, exist_ok=True)
         config = self.state / "ironic.conf"
@@ -228,8 +223,9 @@ class Ironic(services.Service):
         self._write_users()
         database = self.state / "ironic.sqlite"
         if not database.exists():
-            shutil.copyfile(self._migrated_database(), database)
-        command = [str(self._venv / "bin/ironic"), "--config-file", str(config)]
+            made = self._installation.migrated_database("ironic-dbsync", "create_schema")
+            shutil.copyfile(made, database)
+        command = [self._installation.program("ironic"), "--config-file", str(config)]
         env = {**os.environ, "TMPDIR": str(self.state / "tmp")}
         log = self.state / "output.log"
         return processes.Server("Ironic", command, log, env, own_log=self.log)
@@ -242,26 +238,3 @@ class Ironic(services.Service):
             check=True,
             capture_output=True,
         )
-
-    def _migrated_database(self) -> pathlib.Path:
-        """Return an empty database with this Ironic's tables; making one takes seconds."""
-        cached = _CACHE / f"{self._venv.name.strip('.')}-{self.version()}.sqlite"
-        if cached.exists():
-            return cached
-        _CACHE.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="ironic-", dir=_CACHE) as where:
-            made = pathlib.Path(where, "db")
-            config = pathlib.Path(where, "ironic.conf")
-            config.write_text(f"[database]\nconnection = sqlite:///{made}\n")
-            self._output("ironic-dbsync", "--config-file", str(config), "create_schema")
-            # Renamed when complete, so that nobody copies half of it.
-            made.rename(cached)
-        return cached
-
-    def _output(self, program: str, *arguments: str) -> str:
-        command = [str(self._venv / "bin" / program), *arguments]
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}")
-        return done.stdout

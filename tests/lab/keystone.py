@@ -8,8 +8,6 @@ import os
 import pathlib
 import secrets
 import shutil
-import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,11 +16,10 @@ import openstack
 import openstack.connection
 
 from tests.lab import processes, services
+from tests.lab.installation import Installation
 
-_HERE = pathlib.Path(__file__).parent
-_REPOSITORY = _HERE.parent.parent
+_REPOSITORY = pathlib.Path(__file__).parents[2]
 DEFAULT_VENV = _REPOSITORY / ".venv-keystone"
-_CACHE = _REPOSITORY / ".cache"
 
 _CONFIG = """\
 [DEFAULT]
@@ -100,7 +97,7 @@ class Keystone(services.Service):
             state=pathlib.Path(state_dir),
         )
         self.password = secrets.token_urlsafe(16)
-        self._venv = pathlib.Path(venv)
+        self._installation = Installation("keystone", venv)
 
     @property
     def log(self) -> pathlib.Path:
@@ -229,50 +226,18 @@ class Keystone(services.Service):
             key.write_bytes(base64.urlsafe_b64encode(secrets.token_bytes(32)))
 
     def _prepare(self) -> processes.Server:
-        if not (self._venv / "bin/uwsgi").exists():
-            raise RuntimeError(
-                f"no Keystone in {self._venv}: python3 -m venv {self._venv} && "
-                f"{self._venv}/bin/pip install -r {_HERE / 'keystone-requirements.txt'}"
-            )
         self.state.mkdir(parents=True, exist_ok=True)
         self._write_configuration()
         self._write_keys()
-        shutil.copyfile(self._migrated_database(), self.state / "keystone.sqlite")
-        self._manage(
-            "--config-file", str(self.state / "keystone.conf"), "bootstrap",
+        made = self._installation.migrated_database("keystone-manage", "db_sync")
+        shutil.copyfile(made, self.state / "keystone.sqlite")
+        self._installation.run(
+            "keystone-manage", "--config-file", str(self.state / "keystone.conf"), "bootstrap",
             "--bootstrap-password", self.password, "--bootstrap-region-id", self.region,
             "--bootstrap-public-url", self.auth_url, "--bootstrap-internal-url", self.auth_url,
         )  # fmt: skip
-        command = [str(self._venv / "bin/uwsgi"), "--http-socket", f"127.0.0.1:{self.port}"]
-        command += [*_UWSGI, "--virtualenv", str(self._venv)]
+        command = [self._installation.program("uwsgi"), "--http-socket", f"127.0.0.1:{self.port}"]
+        command += [*_UWSGI, "--virtualenv", str(self._installation.venv)]
         env = {**os.environ, "OS_KEYSTONE_CONFIG_DIR": str(self.state)}
         log = self.state / "uwsgi.log"
         return processes.Server("Keystone", command, log, env, own_log=self.log)
-
-    def _migrated_database(self) -> pathlib.Path:
-        """Return an empty database with this Keystone's tables; making one takes many seconds."""
-        ask = "import importlib.metadata as m; print(m.version('keystone'))"
-        version = self._output("python", "-c", ask).strip()
-        cached = _CACHE / f"keystone-{version}.sqlite"
-        if cached.exists():
-            return cached
-        _CACHE.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="keystone-", dir=_CACHE) as where:
-            made = pathlib.Path(where, "db")
-            config = pathlib.Path(where, "keystone.conf")
-            config.write_text(f"[database]\nconnection = sqlite:///{made}\n")
-            self._manage("--config-file", str(config), "db_sync")
-            # Renamed when complete, so that nobody copies half of it.
-            made.rename(cached)
-        return cached
-
-    def _manage(self, *arguments: str) -> None:
-        self._output("keystone-manage", *arguments)
-
-    def _output(self, program: str, *arguments: str) -> str:
-        command = [str(self._venv / "bin" / program), *arguments]
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}")
-        return done.stdout
