@@ -28,7 +28,9 @@ NFS_CORE_PARAM {{
 }}
 NFSv4 {{
     Minor_Versions = 2;
-    Graceless = true;
+    # Who had a file open when the server went down has so long to ask for it again.
+    Grace_Period = 15;
+    Lease_Lifetime = 10;
     RecoveryBackend = fs;
     RecoveryRoot = "{state}/recovery";
     Only_Numeric_Owners = true;

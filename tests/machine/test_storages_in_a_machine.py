@@ -19,6 +19,7 @@ from snapshot_core.credentials import Trust
 from tests.functional.conftest import identical, same_files
 from tests.lab import disk_maker, disks
 from tests.lab.ganesha import Ganesha
+from tests.lab.machines import wait_until
 from tests.machine import guest, ramdisk, tempting_disk
 from tests.machine.conftest import Storage
 from tests.machine.machine import STORAGE, Drive, Machine
@@ -33,6 +34,7 @@ NODE = {
 # Emulated: what takes seconds on a machine takes minutes here, and each boot some of them.
 pytestmark = pytest.mark.timeout(1800)
 _PATIENCE_S = 900
+_OUTAGE_S = 30
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,17 @@ def webdav(storage: Storage) -> Target:
 
 
 @pytest.fixture
-def nfs(tmp_path: pathlib.Path) -> Iterator[Target]:
+def ganesha(tmp_path: pathlib.Path) -> Iterator[Ganesha]:
     """nfs-ganesha, which speaks NFS 4.2 and nothing older."""
     with Ganesha(tmp_path / "export") as server:
-        url = f"nfs://{STORAGE}:{server.port}{server.EXPORT}"
-        yield Target(server.directory, {"url": url})
+        yield server
+
+
+@pytest.fixture
+def nfs(ganesha: Ganesha) -> Target:
+    """Its export."""
+    url = f"nfs://{STORAGE}:{ganesha.port}{ganesha.EXPORT}"
+    return Target(ganesha.directory, {"url": url})
 
 
 @pytest.mark.parametrize(
@@ -104,6 +112,23 @@ def test_what_a_writer_stores_is_the_disk_and_nothing_is_beside_it(
         assert identical(small_disk.path, image, captured.disk_format)
 
 
+def test_a_server_of_nfs_that_is_away_in_the_midst_is_waited_for(
+    small_machine: Machine, small_disk: disks.Disk, nfs: Target, ganesha: Ganesha,
+    tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    with Agent(small_machine.url, small_machine.token, Trust()) as agent:
+        command = agent.start({**nfs.params, "image_name": "image"})
+        wait_until("begun", (nfs.directory / "image.part").exists)
+        ganesha.kill()
+        time.sleep(_OUTAGE_S)
+        assert agent.status(command, patience_s=60).captured is None
+        ganesha.start_again()
+        captured = finish(agent, command)
+    assert captured.size == (nfs.directory / "image").stat().st_size
+    assert names(nfs) == ["image", "image.json"]
+    assert same_files(small_disk, nfs.directory / "image", tmp_path)
+
+
 def tell_of_the_node(machine: Machine) -> None:
     """Give the agent its node, as a conductor does: without hints a disk this small is none."""
     requests.post(
@@ -118,12 +143,16 @@ def capture(machine: Machine, params: dict[str, Any]) -> Captured:
     """Run the agent's command to its good end."""
     with Agent(machine.url, machine.token, Trust()) as agent:
         agent.check()
-        command = agent.start(params)
-        deadline = time.monotonic() + _PATIENCE_S
-        while (captured := agent.status(command, patience_s=60).captured) is None:
-            assert time.monotonic() < deadline, "the snapshot is not done"
-            time.sleep(1)
-        return captured
+        return finish(agent, agent.start(params))
+
+
+def finish(agent: Agent, command: str) -> Captured:
+    """Return what the agent's command has made, as soon as it has come to its good end."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while (captured := agent.status(command, patience_s=60).captured) is None:
+        assert time.monotonic() < deadline, "the snapshot is not done"
+        time.sleep(1)
+    return captured
 
 
 def names(target: Target) -> list[str]:
