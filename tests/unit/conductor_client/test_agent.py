@@ -337,7 +337,7 @@ def test_an_agent_that_drips_is_one_that_does_not_answer(
             began = time.monotonic()
             with pytest.raises(NoAnswer, match="does not answer"):
                 ask()
-            assert 0.5 < time.monotonic() - began < 5
+            assert 0.5 < time.monotonic() - began < 30
     assert [one for one in threading.enumerate() if isinstance(one, threading.Timer)] == []
 
 
@@ -403,7 +403,7 @@ def test_the_patience_with_a_silent_agent_ends(serve: Serve) -> None:
         pytest.raises(errors.AgentUnavailable, match="does not answer"),
     ):
         agent.status(ID, 0.5)
-    assert 0.5 <= time.monotonic() - began < 5
+    assert 0.5 <= time.monotonic() - began < 30
     assert len(server.requests) > 1
 
 

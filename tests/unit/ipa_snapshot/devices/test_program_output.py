@@ -38,7 +38,7 @@ def test_a_program_that_takes_too_long_is_stopped() -> None:
     began = time.monotonic()
     with pytest.raises(process.ProgramFailed, match=r"took longer than 0\.2 s"):
         list(process.lines("sleep", "60", timeout_s=0.2))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_program_whose_rest_nobody_wants_is_stopped() -> None:

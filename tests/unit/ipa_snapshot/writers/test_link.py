@@ -1,38 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast a storage is, is seen by writing to it; nothing of that stays."""
 
-import time
 from collections.abc import Iterable
 
 import pytest
 
 from ipa_snapshot import errors
-from ipa_snapshot.writers.link import measure_rate
+from ipa_snapshot.writers import link
 from tests.unit.memory_storage import MemoryStorage
 
 
-class SlowStorage(MemoryStorage):
-    """Takes 20 MiB a second."""
+class TimedStorage(MemoryStorage):
+    """Takes so many bytes a second, by a clock of its own; remembers how many it took."""
+
+    def __init__(self, rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self._rate = rate
+        self._now = 0.0
+        self.taken: list[int] = []
+        monkeypatch.setattr(link.time, "perf_counter", lambda: self._now)
 
     def write(self, name: str, chunks: Iterable[bytes], length: int | None) -> None:
         super().write(name, chunks, length)
-        self.objects["measured"] = b"%d" % (length or 0)
-        time.sleep((length or 0) / 20 / 1024 / 1024)
+        self.taken.append(len(self.objects[name]))
+        self._now += self.taken[-1] / self._rate
 
 
-def test_a_slow_link_is_known_by_little() -> None:
-    storage = SlowStorage()
-    link = measure_rate(storage)
-    assert 5e6 < link.rate <= 21e6
-    assert link.bytes_sent == 2 << 20
-    assert storage.objects == {"measured": b"%d" % (2 << 20)}
+def test_a_slow_link_is_known_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = TimedStorage(99e6, monkeypatch)
+    found = link.measure_rate(storage)
+    assert found.rate == pytest.approx(99e6)
+    assert storage.taken == [2 << 20]
+    assert found.bytes_sent == 2 << 20
+    assert storage.objects == {}
 
 
-def test_a_fast_link_is_measured_with_more() -> None:
-    storage = MemoryStorage()
-    link = measure_rate(storage)
-    assert link.rate > 100e6
-    assert link.bytes_sent == 34 << 20
+def test_a_fast_link_is_measured_with_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = TimedStorage(101e6, monkeypatch)
+    found = link.measure_rate(storage)
+    assert found.rate == pytest.approx(101e6)
+    assert storage.taken == [2 << 20, 32 << 20]
+    assert found.bytes_sent == 34 << 20
     assert storage.objects == {}
 
 
@@ -46,5 +54,5 @@ def test_nothing_stays_when_it_fails() -> None:
 
     storage = Full()
     with pytest.raises(errors.WriteFailed):
-        measure_rate(storage)
+        link.measure_rate(storage)
     assert storage.objects == {}
