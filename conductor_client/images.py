@@ -160,6 +160,8 @@ class GlanceImage(ImageTarget):
                     "x-openstack-image-size": str(image.size),
                 },
                 raise_exc=False,
+                # Glance has part of it; openstacksdk 4.0 would send it again at once.
+                connect_retries=0,
             )
         except _GLANCE_ERRORS as exc:
             if self._settle() != "active":

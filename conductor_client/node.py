@@ -251,8 +251,10 @@ class Node:
         try:
             # The connection asks the API for its versions, when it is first used.
             answer = self._connection.baremetal.request(
-                url, method, json=body, microversion=version, raise_exc=False
-            )
+                url, method, json=body, microversion=version, raise_exc=False,
+                # openstacksdk 4.0 repeats by itself what may have been done without an answer.
+                connect_retries=0,
+            )  # fmt: skip
         except REFUSALS as exc:
             # Not an outage: asking again does not help.
             raise errors.IronicUnavailable(

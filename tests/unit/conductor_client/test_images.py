@@ -156,7 +156,10 @@ class FakeGlance:
     def update_image(self, image_id: str, **properties: Any) -> None:
         self.properties = properties
 
-    def put(self, path: str, data: Any, headers: Any, raise_exc: bool) -> SimpleNamespace:
+    def put(
+        self, path: str, data: Any, headers: Any, raise_exc: bool, connect_retries: int
+    ) -> SimpleNamespace:
+        assert connect_retries == 0  # else data would be sent twice
         if self.answer == 204:
             taken = self.spoil(b"".join(data))
             self.image = SimpleNamespace(
