@@ -112,6 +112,10 @@ class NoAnswer(errors.AgentUnavailable):
     """No answer, this time: asking again may help."""
 
 
+class Forgotten(errors.AgentUnavailable):
+    """The agent was restarted, and does not know the command any more."""
+
+
 class NotTrusted(errors.AgentUnavailable):
     """The certificate is not one that is expected."""
 
@@ -134,6 +138,8 @@ class Agent:
         self._token = token
         self._timeout_s = timeout_s
         self._session = Session()
+        # urllib3 2.2 unpacks all that it has read, however large that becomes.
+        self._session.headers["Accept-Encoding"] = "identity"
         obey_deadlines(self._session)
         trust.apply(self._session)
 
@@ -187,7 +193,7 @@ class Agent:
         )
         status, answer = ask(self._request, "GET", parse.quote(command_id, safe=""))
         if status == 404:
-            raise errors.AgentUnavailable(
+            raise Forgotten(
                 "the agent at %s does not know the command any more: it was restarted, and the "
                 "snapshot is lost; take it again" % self.url
             )
@@ -253,7 +259,9 @@ class Agent:
                 method, url, params={"agent_token": self._token}, timeout=self._timeout_s,
                 allow_redirects=False, stream=True, **options,
             ) as answer:  # fmt: skip
-                body = answer.raw.read(_MOST_BYTES + 1, decode_content=True)
+                body = answer.raw.read(_MOST_BYTES + 1, decode_content=False)
+                # an end that is none is only told by the read after it
+                answer.raw.read(1, decode_content=False)
                 return answer.status_code, body, None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             return 0, b"", self._no_answer(exc)

@@ -82,7 +82,7 @@ def _add_capture_arguments(take: argparse.ArgumentParser) -> None:
         "--work-dir", metavar="DIR", help="where the raw image of the writer dd is converted"
     )
     take.add_argument(
-        "--timeout", type=float, default=24 * 3600, metavar="SECONDS", dest="timeout_s",
+        "--timeout", type=terminal.seconds, default=24 * 3600, metavar="SECONDS", dest="timeout_s",
         help="how long the capture may take (default: a day)",
     )  # fmt: skip
 

@@ -125,7 +125,7 @@ class Capture(ABC):
         return False
 
     def finish(self) -> list[str]:
-        """Wait until the machine is as it was, and return warnings.
+        """Wait until the machine is as it was; log and return what went wrong with that.
 
         This is after the delivery, so that the two overlap; called if that failed, too.
         """
@@ -149,8 +149,7 @@ def take(capture: Capture, order: Order) -> Snapshot:
         try:
             snapshot = deliver(order, captured)
         except Exception:
-            for warning in capture.finish():
-                LOG.warning(warning)
+            capture.finish()
             raise
         warnings.extend(capture.finish())
     elapsed_s = time.monotonic() - began

@@ -7,7 +7,7 @@ from typing import Any
 from oslo_log import log
 
 from conductor_client import delivery, errors
-from conductor_client.agent import Agent, Captured, NoAnswer, storage_params
+from conductor_client.agent import Agent, Captured, Forgotten, NoAnswer, storage_params
 from conductor_client.delivery import CaptureOptions, Snapshot
 from conductor_client.images import parse_image_ref
 from snapshot_core.credentials import Credentials, Trust
@@ -117,8 +117,10 @@ class _AgentCapture(delivery.Capture):
             return _follow(
                 self._agent, command_id, self._on_progress, self._timeout_s, _AGENT_PATIENCE_S
             )
-        except (KeyboardInterrupt, NoAnswer, _TimedOut):
-            _stop(self._agent, command_id, self._storage, self._params["image_name"])
+        except (KeyboardInterrupt, errors.AgentUnavailable) as exc:
+            may_have_begun = command_id or isinstance(exc, (KeyboardInterrupt, NoAnswer))
+            if may_have_begun and not isinstance(exc, Forgotten):
+                _stop(self._agent, command_id, self._storage, self._params["image_name"])
             raise
         except (errors.InvalidRequest, errors.CommandFailed) as exc:
             refusal = errors.InvalidRequest.__name__
@@ -148,14 +150,10 @@ def _follow(
         if status.progress is not None and on_progress is not None:
             on_progress(status.progress)
         time.sleep(_POLL_S)
-    raise _TimedOut(
+    raise errors.AgentUnavailable(
         "the agent at %s was not done within %d s: take the snapshot again with a longer timeout"
         % (agent.url, timeout_s)
     )
-
-
-class _TimedOut(errors.AgentUnavailable):
-    """The agent is alive, but its time is over."""
 
 
 def _stop(agent: Agent, command_id: str | None, storage: Storage, name: str) -> None:

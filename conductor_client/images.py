@@ -126,12 +126,12 @@ class GlanceImage(ImageTarget):
         found = self._queued()
         try:
             self._describe(facts, found.properties or {})
-            self._put(image)
+            is_stored = self._put(image)
         except errors.SnapshotError:
             # A request that is broken off before its last block takes Glance back to queued.
             self._settle()
             raise
-        self._confirm(image)
+        self._confirm(image, is_ours=is_stored or image.is_sent)
 
     def _describe(self, facts: ImageFacts, before: Mapping[str, Any]) -> None:
         try:
@@ -149,7 +149,8 @@ class GlanceImage(ImageTarget):
                 "Glance does not let the properties of image %s be set: %s" % (self._id, exc)
             ) from exc
 
-    def _put(self, image: VerifiedImage) -> None:
+    def _put(self, image: VerifiedImage) -> bool:
+        """Send the data; return False if Glance has some, and has not said that it took these."""
         try:
             answer = self._glance.put(
                 "/images/%s/file" % self._id,
@@ -168,12 +169,13 @@ class GlanceImage(ImageTarget):
                 raise errors.UploadFailed(
                     "the upload of image %s broke off: %s" % (self._id, exc)
                 ) from exc
-            return
+            return False
         if answer.status_code != 204:
             raise errors.UploadFailed(
                 "Glance answered %d to the data of image %s: %s"
                 % (answer.status_code, self._id, _reason(answer))
             )
+        return True
 
     def _settle(self) -> str:
         """Wait until Glance is done with a request that broke off; return the status."""
@@ -193,7 +195,7 @@ class GlanceImage(ImageTarget):
         LOG.info("Image %(id)s is %(status)s", {"id": self._id, "status": status})
         return status
 
-    def _confirm(self, image: VerifiedImage) -> None:
+    def _confirm(self, image: VerifiedImage, *, is_ours: bool) -> None:
         self._settle()
         try:
             found = self._glance.get_image(self._id)
@@ -204,6 +206,11 @@ class GlanceImage(ImageTarget):
         digest = found.hash_value if found.hash_algo == "sha512" else image.sha512
         if (found.status, found.size, digest) == ("active", image.size, image.sha512):
             return
+        if not is_ours:
+            raise errors.ImageNotQueued(
+                "the image %s was given other data meanwhile: create a new one, without data"
+                % self._id
+            )
         raise errors.StorageMismatch(
             "Glance's image %s (%s)" % (self._id, self._delete()),
             "active, %d bytes, sha512 %s" % (image.size, image.sha512),

@@ -140,26 +140,25 @@ class Provision(Protocol):
 class Node:
     """A node that is named by its UUID or its name.
 
+    What may be sent twice is sent again, for ten minutes, while the API does not answer.
+
     :param connection: an ``openstack.connection.Connection``.
     """
 
     def __init__(self, connection: Any, ident: str) -> None:
         self.ident = ident
         self._connection = connection
+        # Its UUID once that is known: meanwhile another node may be given the name.
+        self._address = ident
 
     def read(self) -> Record:
-        """Return the node as it is now; an API that does not answer is asked again.
+        """Return the node as it is now.
 
         :raises: NodeNotReady, IronicUnavailable
         """
-        ask = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Away),
-            stop=tenacity.stop_after_delay(_OUTAGE_S),
-            wait=_PAUSE,
-            before_sleep=tenacity.before_sleep_log(logging.getLogger(__name__), logging.WARNING),
-            reraise=True,
-        )
-        return Record.parse(ask(self._request, "GET", ""))
+        record = Record.parse(self._insist("GET", ""))
+        self._address = record.uuid
+        return record
 
     def invalid_interfaces(self) -> list[str]:
         """Return what is wrong with the power and the network of the node: each a reason."""
@@ -200,7 +199,7 @@ class Node:
         :raises: IronicUnavailable
         """
         try:
-            self._request("GET", "?fields=uuid", version=version)
+            self._insist("GET", "?fields=uuid", version=version)
         except errors.NodeNotReady:
             return False
         return True
@@ -220,34 +219,55 @@ class Node:
 
     def abort(self) -> None:
         """Ask Ironic to abort the service, or to recover from its failure."""
-        self._request("PUT", "/states/provision", {"target": "abort"})
+        self._insist("PUT", "/states/provision", {"target": "abort"})
 
     def leave_failed_service(self) -> None:
         """Ask for a service that boots nothing, and so leads from a failed one to active.
 
         It leaves the power, the networks and the boot device alone, where an abort cuts the power.
+
+        :raises: NodeNotReady, also when no answer comes and nothing was begun; IronicUnavailable
         """
         # Ironic 39 does not even do this step: it drops such steps from the list.
         step = {"interface": "power", "step": "power_on"}
         body = {"target": "service", "service_steps": [step], "disable_ramdisk": True}
-        self._request("PUT", "/states/provision", body, _NO_RAMDISK_VERSION)
+        try:
+            self._request("PUT", "/states/provision", body, _NO_RAMDISK_VERSION)
+        except _Away as exc:
+            if self.read().provision_state == states.SERVICE_FAILED:
+                raise errors.NodeNotReady(str(exc)) from exc
 
     def clear_maintenance(self) -> None:
         """Take the node out of maintenance."""
-        self._request("DELETE", "/maintenance")
+        self._insist("DELETE", "/maintenance")
 
     def set_power(self, target: str, timeout_s: int | None = None) -> None:
         """Ask for a power state: ``power on``, ``power off`` or ``soft power off``.
 
+        The last one is not repeated when no answer comes: a refusal says that nothing was begun.
+
         :param timeout_s: how long Ironic may wait for it, in seconds; by default its own time.
         """
         body = {"target": target, **({"timeout": timeout_s} if timeout_s else {})}
-        self._request("PUT", "/states/power", body)
+        send = self._request if target.startswith("soft ") else self._insist
+        send("PUT", "/states/power", body)
+
+    def _insist(
+        self, method: str, path: str, body: object = None, version: str = API_VERSION
+    ) -> object:
+        send = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Away),
+            stop=tenacity.stop_after_delay(_OUTAGE_S),
+            wait=_PAUSE,
+            before_sleep=tenacity.before_sleep_log(logging.getLogger(__name__), logging.WARNING),
+            reraise=True,
+        )
+        return send(self._request, method, path, body, version)
 
     def _request(
         self, method: str, path: str, body: object = None, version: str = API_VERSION
     ) -> object:
-        url = "/nodes/%s%s" % (parse.quote(self.ident, safe=""), path)
+        url = "/nodes/%s%s" % (parse.quote(self._address, safe=""), path)
         try:
             # The connection asks the API for its versions, when it is first used.
             answer = self._connection.baremetal.request(
@@ -297,6 +317,17 @@ class _Away(errors.IronicUnavailable):
     """No answer, this time: asking again may help."""
 
 
+def is_service_fault(record: Record) -> bool:
+    """Tell whether a failed service has put the node into its maintenance, and nobody after it.
+
+    Ironic writes the same text as the reason and as the error; a reason that somebody else gives
+    later leaves the fault as it is. Who is not shown the error is believed.
+    """
+    reason, error = record.maintenance_reason, record.last_error
+    of_the_service = not reason or error is None or reason in error
+    return record.maintenance and record.fault == SERVICE_FAULT and of_the_service
+
+
 def clear_service_fault(node: Node, record: Record) -> None:
     """Take a node out of the maintenance that a failed service put it into, and no other.
 
@@ -304,7 +335,7 @@ def clear_service_fault(node: Node, record: Record) -> None:
     """
     if not record.maintenance:
         return
-    if record.fault != SERVICE_FAULT:
+    if not is_service_fault(record):
         raise errors.NodeNotReady(
             "node %s is in maintenance for another reason (%s): it is left so"
             % (record.name, record.maintenance_reason or record.fault or "none is given")

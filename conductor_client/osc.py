@@ -4,7 +4,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from osc_lib import exceptions
@@ -20,12 +20,20 @@ from conductor_client.reap import parse_age
 from snapshot_core.encryption import PrivateKey
 from snapshot_core.image_options import BAD_SECTORS, COMPRESSIONS, FORMATS
 from snapshot_core.process import printable
-from snapshot_core.terminal import ProgressDisplay
+from snapshot_core.terminal import ProgressDisplay, ends_interrupt, seconds
 
 _COLUMNS = (
     "node", "image_ref", "state", "consistency", "disk_format", "size", "virtual_size", "sha512",
     "captured", "warnings", "elapsed_s",
 )  # fmt: skip
+
+
+# Of a capture, and of what this side does with a captured image: by their names as attributes.
+_OF_CAPTURE = (
+    "writer", "compression", "bad_sectors", "expected_serial", "expected_wwn", "shutdown_timeout",
+    "leave_failed", "discard_on_failure", "keep_s",
+)  # fmt: skip
+_OF_RETRY = ("discard_on_failure", "keep_s")
 
 
 class NodeSnapshot(command.ShowOne):
@@ -46,13 +54,19 @@ class NodeSnapshot(command.ShowOne):
         _add_capture_arguments(parser)
         _add_storage_arguments(parser)
         _add_handling_arguments(parser)
+        parser.set_defaults(given=lambda arguments: _given(parser, arguments))
         return parser
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """See :meth:`cliff.command.Command.run`: 1, too, if the instance may not be back."""
+        code: int = super().run(parsed_args)
+        return code or int(not self._is_back)
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[Any]]:
         """Take the snapshot and return its columns."""
         connection = self.app.client_manager.sdk_connection
         try:
-            with _image(connection, parsed_args) as image:
+            with ends_interrupt(), _image(connection, parsed_args) as image:
                 if parsed_args.resume:
                     result = _upload(connection, image, parsed_args)
                 else:
@@ -60,6 +74,7 @@ class NodeSnapshot(command.ShowOne):
         except errors.SnapshotError as exc:
             message = " ".join(printable(str(exc)).split())
             raise exceptions.CommandError("%s: %s" % (exc.word, message)) from exc
+        self._is_back = result.state != sdk.UNKNOWN
         return _COLUMNS, _row(result.to_wire())
 
 
@@ -125,7 +140,7 @@ def _add_storage_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_handling_arguments(parser: argparse.ArgumentParser) -> None:
     shutdown = parser.add_mutually_exclusive_group()
     shutdown.add_argument(
-        "--shutdown-timeout", type=_seconds, default=300, metavar="<seconds>",
+        "--shutdown-timeout", type=seconds, default=300, metavar="<seconds>",
         help="How long the instance may take to shut down before its power is cut (default: 300)",
     )  # fmt: skip
     shutdown.add_argument(
@@ -133,7 +148,7 @@ def _add_handling_arguments(parser: argparse.ArgumentParser) -> None:
         help="Do not shut the instance down: its power is cut",
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=_seconds, default=delivery.TIMEOUT_S, metavar="<seconds>",
+        "--timeout", type=seconds, default=delivery.TIMEOUT_S, metavar="<seconds>",
         help="How long the capture may take (default: a day)",
     )  # fmt: skip
     parser.add_argument(
@@ -145,13 +160,6 @@ def _add_handling_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", action="store_true",
         help="Wait for the end, where the conductor has the plug-in; else this is always so",
     )  # fmt: skip
-
-
-def _seconds(text: str) -> int:
-    seconds = int(text)
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError("%r is not a number of seconds above 0" % text)
-    return seconds
 
 
 @contextlib.contextmanager
@@ -180,6 +188,10 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
     )
     way = plugin.snapshot_way(Node(connection, arguments.node), image, options)
     by_conductor = way.asked is not None
+    if by_conductor:
+        _refuse(
+            arguments, _OF_RETRY, "the conductor uploads, and keeps as [snapshot]retention says"
+        )
     if not arguments.wait and not by_conductor:
         _say("The conductor has no plug-in for snapshots: this command uploads, and so it waits.")
     texts = interrupts.texts_of_snapshot(arguments.node, None if by_conductor else name)
@@ -205,6 +217,7 @@ def _take(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.Nod
 
 
 def _upload(connection: Any, image: str, arguments: argparse.Namespace) -> sdk.NodeSnapshot:
+    _refuse(arguments, _OF_CAPTURE, "with --resume the node is not touched, and nothing captured")
     way = plugin.upload_way(Node(connection, arguments.node), arguments.resume, image)
     by_conductor = way.asked is not None
     texts = interrupts.texts_of_resume(arguments.node, by_conductor=by_conductor)
@@ -232,6 +245,23 @@ def _storage(arguments: argparse.Namespace) -> sdk.StorageAccess:
         arguments.storage_cacert,
         insecure=arguments.storage_insecure,
     )
+
+
+def _given(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the options that are not at their defaults, by their attributes."""
+    found = {}
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, None)
+        is_this = action.const is None or value == action.const  # of those that share one
+        if action.option_strings and is_this and value != parser.get_default(action.dest):
+            found[action.dest] = action.option_strings[0]
+    return found
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    given = arguments.given(arguments)
+    if refused := [given[name] for name in names if name in given]:
+        raise errors.InvalidRequest("%s: leave %s out" % (why, ", ".join(refused)))
 
 
 def _row(wire: dict[str, Any]) -> list[Any]:

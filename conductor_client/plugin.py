@@ -17,6 +17,7 @@ from conductor_client.ironic.record import Phase
 from conductor_client.node import Node, Provision, Record
 from conductor_client.provision import VERB_VERSION, ServiceStep, Verb
 from conductor_client.ramdisk_step import options_to_wire
+from conductor_client.reasons import was_aborted
 from conductor_client.service import STEP, UPLOAD_STEP, Service
 from snapshot_core.progress import Progress
 
@@ -110,13 +111,17 @@ def run(
     if not wait:
         return []
 
+    expected = captured
+
     def arrived(record: Record) -> bool:
+        nonlocal expected
         snapshot = record.snapshot
         if snapshot and snapshot.image_ref == image_ref and snapshot.phase in _AT_WORK:
             service.tell(Progress(snapshot.phase.value))
+            expected = snapshot.captured or expected
         # A node is active after an abort, too; and a lessee is not shown what Ironic says of that.
         done = record.free and record.provision_state == states.ACTIVE
-        return done and _read(connection, image_ref).status == "active"
+        return done and not was_aborted(record) and _is_there(connection, image_ref, expected)
 
     try:
         service.watch(arrived)
@@ -127,6 +132,15 @@ def run(
             "%s; the conductor may go on, and then it uploads the image by itself" % exc
         ) from exc
     return service.come_back(finishing=True)
+
+
+def _is_there(connection: Any, image_ref: str, expected: Captured | None) -> bool:
+    """Tell whether the image has data, and not somebody else's as far as that can be told."""
+    image = _read(connection, image_ref)
+    # The data of a raw image may have been converted on their way.
+    is_known = expected is not None and expected.disk_format == "qcow2" and image.sha512
+    is_other = is_known and expected is not None and expected.sha512 != image.sha512
+    return image.status == "active" and not is_other
 
 
 def _read(connection: Any, image_ref: str) -> Image:

@@ -13,6 +13,7 @@ _OURS = re.compile(
     r"\. (?P<word>[A-Z][A-Za-z]+): (?P<why>.+)",
     re.DOTALL,
 )
+_ABORTED = re.compile(r"(service operation|snapshot) was aborted")
 _SAYINGS = (
     (
         re.compile(r"does not support this service step"),
@@ -33,8 +34,13 @@ _SAYINGS = (
         re.compile(r"Timeout reached while (servicing|waiting for the ramdisk)"),
         "the ramdisk did not report to Ironic in time: see the machine's console",
     ),
-    (re.compile(r"(service operation|snapshot) was aborted"), "it was aborted"),
+    (_ABORTED, "it was aborted"),
 )
+
+
+def was_aborted(record: Record) -> bool:
+    """Tell whether Ironic says that somebody aborted what the node was asked for."""
+    return bool(_ABORTED.search(record.last_error or ""))
 
 
 def why_failed(record: Record) -> errors.SnapshotError:

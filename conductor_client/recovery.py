@@ -15,7 +15,13 @@ from collections.abc import Callable
 from oslo_log import log
 
 from conductor_client import errors, states
-from conductor_client.node import SERVICE_FAULT, Node, Record, clear_service_fault
+from conductor_client.node import (
+    SERVICE_FAULT,
+    Node,
+    Record,
+    clear_service_fault,
+    is_service_fault,
+)
 
 LOG = log.getLogger(__name__)
 
@@ -34,6 +40,11 @@ _WAY_OUT_VERSION = "1.100"
 # Ironic adds if that went wrong.
 _BROUGHT_BACK = re.compile(r"Service step vendor\.\S+ failed on |.* The instance is brought back.$")
 _NOT_BROUGHT_BACK = "Also failed to tear down"
+# What Ironic says when an abort has not brought it back, and calls the node active.
+_NOT_BACK = (
+    "Failed to tear down service after aborting",
+    "Also failed to bring the instance back",
+)
 SHUTDOWN_TIMEOUT_S = 300
 # Ironic may refuse a request because it looks at the node's power just then.
 _TRIES = 3
@@ -69,7 +80,11 @@ def bring_back(
         patient = finishing and time.monotonic() - began < _NOTICE_S
         if record.free:
             is_service = record.provision_state in _SERVICES
-            if is_service and not way.is_left and not is_ours(record):
+            # Ours is over by then, and who is not shown the steps cannot tell it from another.
+            may_be_another = finishing and not patient and record.steps is None
+            at_work = record.provision_state in states.AT_WORK
+            is_other = not is_ours(record) or (at_work and may_be_another)
+            if is_service and not way.is_left and is_other:
                 LOG.warning("Node %(node)s is in another service", {"node": record.name})
                 return record
             if way.is_settled(record, patient=patient):
@@ -113,9 +128,8 @@ class _WayBack:
         """Tell whether nothing is left to do; else take the next step towards that."""
         match record.provision_state:
             case states.ACTIVE:
-                if record.fault != SERVICE_FAULT:
-                    return True
-                clear_service_fault(self._node, record)
+                _check_aborted(record)
+                return True
             case states.SERVICE_FAILED | states.SNAPSHOT_FAILED:
                 clear_service_fault(self._node, record)
                 self._leave_failure(record)
@@ -150,6 +164,17 @@ class _WayBack:
             )
             return False
         return True
+
+
+def _check_aborted(record: Record) -> None:
+    """Raise ServiceFailed if Ironic could not bring the instance back, and left it at that."""
+    said = record.last_error or ""
+    if is_service_fault(record) or any(saying in said for saying in _NOT_BACK):
+        raise errors.ServiceFailed(
+            "node %s is active, and its machine may still be in the ramdisk (%s): put right what "
+            "kept it, and take the snapshot again; that brings the instance back, too"
+            % (record.name, said or record.maintenance_reason or "no reason is given")
+        )
 
 
 def _abort(node: Node, record: Record) -> None:

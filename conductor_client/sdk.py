@@ -40,12 +40,14 @@ __all__ = [
 ]
 
 KEEP_S = 7 * 24 * 3600
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class NodeSnapshot:
     """A snapshot of a node; ``node`` is its UUID, ``state`` in the specification's words.
 
+    The state is ``unknown`` where the image is there, and the instance not known to be back.
     ``consistency`` is ``clean`` if the instance was off before Ironic took its power, else
     ``crash``; None if this call does not know. ``snapshot`` is None where the conductor's plug-in
     does the work: what is known of the image then is at Glance.
@@ -133,7 +135,7 @@ def snapshot_node(
             )
         service = Service(ironic_node, way.asked, handling, on_progress)
         warnings = plugin.run(service, connection, image, wait=wait)
-        state = states.ACTIVE if wait else states.SNAPSHOTTING
+        state = _state(service) if wait else states.SNAPSHOTTING
         return NodeSnapshot(record.uuid, image, state, service.consistency, None, tuple(warnings))
     options = delivery.encrypting(options, encryption_key)
     name = check_image_name(image_name or delivery.new_image_name(options.image_format))
@@ -145,7 +147,13 @@ def snapshot_node(
             work_dir, on_progress, keep_for_retry, encryption_key,
         )  # fmt: skip
         snapshot = delivery.take(ServiceCapture(service, opened, order.name, on_progress), order)
-    return NodeSnapshot(record.uuid, image, states.ACTIVE, service.consistency, snapshot)
+    return NodeSnapshot(
+        record.uuid, image, _state(service), service.consistency, snapshot, snapshot.warnings
+    )
+
+
+def _state(service: Service) -> str:
+    return states.spoken(service.state) if service.state else UNKNOWN
 
 
 def upload_captured(
@@ -186,7 +194,7 @@ def upload_captured(
         service = Service(ironic_node, way.asked, handling, on_progress)
         captured = record.snapshot.captured if record.snapshot else None
         warnings = plugin.run(service, connection, image, wait=wait, captured=captured)
-        state = states.ACTIVE if wait else states.SNAPSHOTTING
+        state = _state(service) if wait else states.SNAPSHOTTING
         return NodeSnapshot(record.uuid, image, state, None, None, tuple(warnings))
     target = parse_image_ref(image, connection)
     with _collection(storage, record.uuid) as opened:

@@ -10,11 +10,11 @@ from oslo_log import log
 from conductor_client import errors, recovery, states
 from conductor_client.delivery import TIMEOUT_S
 from conductor_client.node import (
-    SERVICE_FAULT,
     Node,
     Provision,
     Record,
     clear_service_fault,
+    is_service_fault,
 )
 from conductor_client.reasons import why_failed
 from snapshot_core.progress import OnProgress, Progress
@@ -61,17 +61,24 @@ class Service:
         self.tell = on_progress or (lambda progress: None)
         self._before: Record | None = None
         self._shut_down = False
+        self._was_off = False
         #: ``clean`` or ``crash``: what the file systems of the instance are like.
         self.consistency = "crash"
         #: Whether the service is known to have ended.
         self.is_over = False
+        #: The node's provision state when it was brought back; None if that is not known.
+        self.state: str | None = None
 
     def check(self) -> None:
         """Make sure that the node can be asked for the service.
 
         :raises: NodeNotReady, IronicUnavailable
         """
-        self._before = record = self._read_free()
+        self._before, was_on = self._read_free()
+        record = self._before
+        # Of a node whose service failed nobody knows it any more.
+        is_active = record.provision_state == states.ACTIVE
+        self._was_off = is_active and not was_on and record.power_state == recovery.POWER_OFF
         _check_state(record, self._asked)
         # Now, because Ironic looks at these only after the instance was shut down.
         if invalid := self._node.invalid_interfaces():
@@ -79,16 +86,24 @@ class Service:
                 "node %s cannot be serviced: %s" % (record.name, "; ".join(invalid))
             )
 
-    def _read_free(self) -> Record:
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
-        while not (record := self._node.read()).free:
+    def _read_free(self) -> tuple[Record, bool]:
+        """Return the node once it is not locked, and whether its power was seen on, or to change.
+
+        Another command may be shutting it down.
+        """
+        deadline, was_on = time.monotonic() + _LOCK_PATIENCE_S, False
+        while True:
+            record = self._node.read()
+            is_off = record.power_state == recovery.POWER_OFF and not record.target_power_state
+            was_on |= not is_off
+            if record.free:
+                return record, was_on
             if time.monotonic() > deadline:
                 raise errors.NodeNotReady(
                     "node %s is locked by %s: try again when that is done"
                     % (record.name, record.reservation)
                 )
             time.sleep(_POLL_S)
-        return record
 
     @property
     def before(self) -> Record:
@@ -112,7 +127,7 @@ class Service:
             self._leave(_LOCK_PATIENCE_S)
             raise
         except errors.SnapshotError:
-            self._come_back_from_failure()
+            self.come_back(finishing=False)
             raise
         except KeyboardInterrupt:
             if self._shut_down:
@@ -158,12 +173,6 @@ class Service:
         if self._shut_down and record.provision_state == self.before.provision_state:
             recovery.power_on(self._node, record)
 
-    @property
-    def _was_off(self) -> bool:
-        # Of a node whose service failed nobody knows it any more.
-        before = self.before
-        return before.provision_state == states.ACTIVE and before.power_state == recovery.POWER_OFF
-
     def watch(self, arrived: Callable[[Record], bool]) -> None:
         """Return once something has ``arrived``, which is asked after every look at the node.
 
@@ -176,7 +185,7 @@ class Service:
             if self._handling.leave_failed:
                 LOG.warning("Node %(node)s is left as it is", {"node": self._node.ident})
             else:
-                self._come_back_from_failure()
+                self.come_back(finishing=False)
             raise
 
     def _watch(self, arrived: Callable[[Record], bool]) -> None:
@@ -203,12 +212,8 @@ class Service:
     def _is_ours(self, record: Record) -> bool:
         return self._asked.may_be_in(record)
 
-    def _come_back_from_failure(self) -> None:
-        for warning in self.come_back(finishing=False):
-            LOG.error(warning)
-
     def come_back(self, *, finishing: bool) -> list[str]:
-        """Bring the instance back, with its power as before; return what went wrong with that.
+        """Bring the instance back, with its power as before; log and return what went wrong.
 
         :param finishing: the step is done.
         """
@@ -223,13 +228,20 @@ class Service:
                 leave_failed=self._handling.leave_failed,
                 shutdown_timeout_s=shutdown_timeout_s,
             )
+            self.state = record.provision_state
+            if record.instance_uuid != self.before.instance_uuid:
+                LOG.warning("Node %(node)s has another instance by now", {"node": record.name})
+                self.is_over = True
+                return []
             recovery.restore_power(
                 self._node, record, was_off=self._was_off, shutdown_timeout_s=shutdown_timeout_s
             )
             if record.provision_state in states.FAILED:  # as before, and not ours to end
                 self._undo_shutdown(record)
         except errors.SnapshotError as exc:
-            return ["the instance may not be back: %s" % exc]
+            warning = "the instance may not be back: %s" % exc
+            LOG.error(warning)
+            return [warning]
         self.is_over = True
         return []
 
@@ -247,7 +259,7 @@ def _check_state(record: Record, asked: Provision) -> None:
             % (record.name, record.provision_state)
         )
     # The maintenance that the failed service itself set is taken away at the start.
-    if record.maintenance and not (failed and record.fault == SERVICE_FAULT):
+    if record.maintenance and not (failed and is_service_fault(record)):
         raise errors.NodeNotReady(
             "node %s is in maintenance (%s): a service cannot start"
             % (record.name, record.maintenance_reason or "no reason is given")

@@ -18,6 +18,7 @@ class VerifiedImage:
     image active at the end of the request. ``len()`` is the size: what is sent carries it.
     Iterating again reads again, for a client that repeats a request.
 
+    :ivar is_sent: the last block was handed out.
     :param key: decrypts an image that is encrypted in the storage.
     """
 
@@ -31,6 +32,7 @@ class VerifiedImage:
         self._name = name
         self._meter = meter or Meter(None)
         self._key = key
+        self.is_sent = False
 
     def __len__(self) -> int:
         return self.size
@@ -39,7 +41,7 @@ class VerifiedImage:
         digest = hashlib.sha512()
         held, seen = b"", 0
         with self._storage.read(self._name) as chunks:
-            for chunk in self._decrypted(chunks):
+            for chunk in filter(None, self._decrypted(chunks)):  # else none would be held back
                 digest.update(chunk)
                 seen += len(chunk)
                 if seen > self.size:
@@ -49,6 +51,7 @@ class VerifiedImage:
                 self._meter.done(len(held), len(held))
                 held = chunk
         self._check(seen, digest.hexdigest())
+        self.is_sent = True
         yield held
         self._meter.done(len(held), len(held))
 

@@ -5,12 +5,14 @@ import argparse
 import contextlib
 import json
 import logging
+import os
+import re
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from oslo_config import cfg
 from oslo_log import log
@@ -32,6 +34,7 @@ class ProgressDisplay:
         self._bar: tqdm[NoReturn] | None = None
         self._phase = ""
         self._last_line = 0.0
+        self._is_gone = sys.stderr is None
 
     def __enter__(self) -> "ProgressDisplay":
         return self
@@ -40,9 +43,14 @@ class ProgressDisplay:
         self._close()
 
     def __call__(self, progress: Progress) -> None:
-        """Show ``progress``."""
-        show = self._draw if sys.stderr.isatty() else self._print
-        show(progress)
+        """Show ``progress``; a terminal that is gone does not end what is going on."""
+        if self._is_gone:
+            return
+        try:
+            show = self._draw if sys.stderr.isatty() else self._print
+            show(progress)
+        except (OSError, ValueError):
+            self._is_gone = True
         self._phase = progress.phase
 
     def _draw(self, progress: Progress) -> None:
@@ -65,7 +73,8 @@ class ProgressDisplay:
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
             self._bar = None
 
 
@@ -153,6 +162,13 @@ def set_up_logging(program: str, *, debug: bool) -> None:
         logging.getLogger().setLevel(logging.WARNING)
 
 
+def seconds(text: str) -> int:
+    """Return the number of seconds, above 0, that an argument is."""
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError("%r is not a number of seconds above 0" % text)
+    return int(text)
+
+
 def run(program: str, action: Callable[[], dict[str, Any] | str], show: Callable[[Any], str],
         *, as_json: bool) -> int:  # fmt: skip
     """Run a command's ``action`` and print its result, or its error as one line.
@@ -161,24 +177,42 @@ def run(program: str, action: Callable[[], dict[str, Any] | str], show: Callable
     :returns: the exit code.
     """
     try:
-        with _ends_interrupt():
+        with ends_interrupt():
             result = action()
     except errors.SnapshotError as exc:
         if as_json:
-            print(json.dumps({"error": {"type": exc.word, "message": str(exc)}}))
+            _write(sys.stdout, json.dumps({"error": {"type": exc.word, "message": str(exc)}}))
         message = " ".join(printable(str(exc)).split())
-        print("%s: %s: %s" % (program, exc.word, message), file=sys.stderr)
+        _write(sys.stderr, "%s: %s: %s" % (program, exc.word, message))
         return 1
     except KeyboardInterrupt:
-        print("%s: interrupted" % program, file=sys.stderr)
+        _write(sys.stderr, "%s: interrupted" % program)
         return INTERRUPTED
-    print(json.dumps(result) if as_json else printable(show(result)))
-    return 0
+    failure = _write(sys.stdout, json.dumps(result) if as_json else printable(show(result)))
+    if failure:
+        _write(sys.stderr, "%s: done, but the result cannot be written: %s" % (program, failure))
+    return int(failure is not None)
+
+
+def _write(stream: TextIO | None, text: str) -> str | None:
+    """Write a line, whatever the stream's encoding; return why it cannot be written."""
+    if stream is None:
+        return "it is closed"
+    encoding = stream.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError) as exc:
+        # What is left in its buffer would fail again when Python ends.
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return str(exc)
+    return None
 
 
 @contextlib.contextmanager
-def _ends_interrupt() -> Iterator[None]:
-    # A service manager's stop, and a connection that is lost, must clean up as Ctrl-C does.
+def ends_interrupt() -> Iterator[None]:
+    """Let a service manager's stop, and a connection that is lost, clean up as Ctrl-C does."""
+
     def interrupt(signum: int, _frame: object) -> None:
         # A lost connection is told twice, by the shell and by the kernel: the second must end
         # neither the clean-up nor its programs, which inherit this.

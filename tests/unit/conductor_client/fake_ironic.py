@@ -82,6 +82,8 @@ class FakeIronic:
         self.shown: dict[str, Any] = {}
         self.minor = 116
         self.asked: list[str] = []
+        # By what the node was called, without repetitions.
+        self.idents: list[str] = []
         self.services: list[dict[str, Any]] = []
         self._coming: list[Moment] = []
 
@@ -89,7 +91,9 @@ class FakeIronic:
         path = request.path.rstrip("/")
         if path == "/v1":
             return as_json({"version": _version("v1", request)})
-        _ident, _slash, what = path.removeprefix("/v1/nodes/").partition("/")
+        ident, _slash, what = path.removeprefix("/v1/nodes/").partition("/")
+        if ident not in self.idents:
+            self.idents.append(ident)
         if waiting := self.refusals.get((request.method, what)):
             return waiting.pop(0)
         if int(request.headers["X-OpenStack-Ironic-API-Version"].partition(".")[2]) > self.minor:

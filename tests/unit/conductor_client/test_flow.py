@@ -19,7 +19,7 @@ from conductor_client.flow import CaptureOptions, take_snapshot
 from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.encryption import PrivateKey, PublicKey, encrypted
 from snapshot_core.progress import Progress
-from tests.lab import disks
+from tests.lab import certificates, disks
 from tests.unit.conductor_client.fake_agent import (
     TOKEN,
     FakeAgent,
@@ -120,8 +120,7 @@ def test_the_package_offers_the_function() -> None:
 
 
 def test_the_agent_is_asked_for_what_was_wanted(take: Take, storage: Path, tmp_path: Path) -> None:
-    machine, cacert = Machine(storage), tmp_path / "ca.pem"
-    cacert.write_text("-----BEGIN CERTIFICATE-----")
+    machine, cacert = Machine(storage), certificates.issue(tmp_path).cacert
     take(
         machine,
         image_name="image",
@@ -136,7 +135,7 @@ def test_the_agent_is_asked_for_what_was_wanted(take: Take, storage: Path, tmp_p
         "image_format": "qcow2", "compression": "zlib", "expected_serial": "SN",
         "expected_wwn": "0x5", "any_root": True, "bad_sectors": "zero",
         "auth": {"username": "anna", "password": "s3cret"},
-        "cacert": "-----BEGIN CERTIFICATE-----",
+        "cacert": cacert.read_text(),
     }]  # fmt: skip
 
 
@@ -363,6 +362,24 @@ def test_an_agent_that_may_write_on_unheard_is_stopped_through_the_storage(
 ) -> None:
     agent = CutOff(storage, at_the_start=at_the_start)
     with pytest.raises(errors.AgentUnavailable, match="does not answer"):
+        take(agent, image_name="image")
+    assert agent.stopped
+    assert (_content(storage), _content(images)) == ({}, {})
+
+
+def test_an_agent_that_a_proxy_speaks_for_is_stopped(
+    take: Take, storage: Path, images: Path
+) -> None:
+    class Behind(Obedient):
+        """Answers by a page of a proxy's, until it has stopped."""
+
+        def __call__(self, request: Request) -> Answer:
+            answer = super().__call__(request)
+            is_poll = request.method == "GET" and not self.stopped
+            return Answer(200, b"<html>") if is_poll else answer
+
+    agent = Behind(storage)
+    with pytest.raises(errors.AgentUnavailable, match="does not answer as an agent"):
         take(agent, image_name="image")
     assert agent.stopped
     assert (_content(storage), _content(images)) == ({}, {})

@@ -252,6 +252,23 @@ def test_an_upload_whose_answer_was_lost_is_a_success_if_the_image_is_whole() ->
     assert _status(glance) == "active"
 
 
+def test_what_somebody_else_gave_the_image_meanwhile_is_left() -> None:
+    class Busy(FakeGlance):
+        """Takes another upload, and breaks ours off."""
+
+        def put(self, path: str, data: Any, **_more: Any) -> SimpleNamespace:
+            next(iter(data))
+            self.image = SimpleNamespace(
+                status="active", size=20, hash_algo="sha512", hash_value="another"
+            )
+            raise openstack.exceptions.SDKException("connection reset")
+
+    glance = Busy()
+    with pytest.raises(errors.ImageNotQueued, match="given other data meanwhile"):
+        _target(glance).store(_image(), FACTS)
+    assert _status(glance) == "active"
+
+
 def test_a_glance_that_is_away_after_the_upload_is_asked_again() -> None:
     glance = FakeGlance()
     glance.outages_after_upload = 1

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from osc_lib import exceptions
 
-from conductor_client import interrupts, osc, recovery, service
+from conductor_client import interrupts, osc, recovery, sdk, service
 from snapshot_core.progress import Progress
 from tests.unit.conductor_client.fake_agent import as_json, result_about
 from tests.unit.conductor_client.fake_ironic import UUID, FakeGlance, FakeIronic, connect
@@ -137,6 +138,55 @@ def test_a_node_of_the_conductor_s_is_not_left_failed(run: Run) -> None:
     with pytest.raises(exceptions.CommandError, match=r"InvalidRequest: .*\(--leave-failed\)"):
         run(ironic, "--image", IMAGE, "--wait", "--leave-failed")
     assert ironic.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["--discard-on-failure", "--keep-for", "1h"], "--discard-on-failure, --keep-for"),
+        (["--resume", KEPT, "--writer", "dd", "--no-shutdown"], "--writer, --no-shutdown"),
+        (["--resume", KEPT, "--leave-failed"], "--leave-failed"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    run: Run, arguments: list[str], refused: str
+) -> None:
+    ironic = FakeIronic(vendor_interface="snapshot")
+    ironic.node["driver_internal_info"] = remembered("kept")
+    with pytest.raises(exceptions.CommandError, match="InvalidRequest: .*: leave %s out" % refused):
+        run(ironic, "--image", IMAGE, *arguments)
+    assert ironic.asked == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_service_manager_s_stop_and_a_lost_terminal_power_the_instance_on_again(
+    run: Run, ramdisk: Ramdisk, tmp_path: Path, number: int
+) -> None:
+    before = signal.getsignal(number)
+    off = {"power_state": "power off", "target_power_state": None}
+    ramdisk.ironic.on_shutdown = [{}, lambda: os.kill(os.getpid(), number), {}, {}, off]
+    with pytest.raises(KeyboardInterrupt):
+        run(ramdisk.ironic, "--image", "file://%s/new" % tmp_path)
+    assert ramdisk.ironic.asked == ["soft power off", "power on"]
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(("state", "code"), [("active", 0), ("snapshotting", 0), (sdk.UNKNOWN, 1)])
+def test_the_exit_code_is_1_if_the_instance_may_not_be_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, state: str, code: int
+) -> None:
+    snapshot = sdk.NodeSnapshot(UUID, IMAGE, state, "clean", None)
+    monkeypatch.setattr(osc, "_take", lambda *_arguments: snapshot)
+    app = SimpleNamespace(
+        client_manager=SimpleNamespace(sdk_connection=None), stdout=sys.stdout,
+        options=SimpleNamespace(),
+    )  # fmt: skip
+    command = osc.NodeSnapshot(app, None)
+    parsed = command.get_parser("snapshot").parse_args(
+        ["node-1", "--image", IMAGE, "-f", "value", "-c", "state"]
+    )
+    assert command.run(parsed) == code
+    assert capsys.readouterr().out.split() == [state]
 
 
 def test_an_error_is_one_line_with_its_word(run: Run, ramdisk: Ramdisk, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tenacity
 
-from conductor_client import errors, plugin, recovery, sdk, service
+from conductor_client import errors, node, plugin, recovery, sdk, service
 from conductor_client.access import StorageAccess
 from conductor_client.agent import Captured
 from conductor_client.ironic.record import KEY, Book, Phase
@@ -53,6 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_POLL_S", 0.005)
     monkeypatch.setattr(service, "_LOCK_PATIENCE_S", 0.1)
     monkeypatch.setattr(recovery, "_PATIENCE_S", 5)
+    monkeypatch.setattr(node, "_PAUSE", tenacity.wait_fixed(0.01))
 
 
 @pytest.fixture
@@ -356,6 +358,104 @@ def test_a_second_try_whose_answers_are_lost_powers_the_instance_on_again(
     with pytest.raises(errors.IronicUnavailable):
         take(ramdisk.ironic)
     assert ramdisk.ironic.asked == ["soft power off", "power on"]
+
+
+# The way back
+
+
+def failing(ironic: FakeIronic, **failed: Any) -> Callable[[], None]:
+    """Return the moment at which the step fails, and then Ironic's API once for each request."""
+
+    def fail() -> None:
+        ironic.node.update({**FAILED, **failed})
+        for request in [
+            ("PUT", "states/provision"), ("DELETE", "maintenance"), ("PUT", "states/power"),
+        ]:  # fmt: skip
+            ironic.refusals[request] = [Answer(502), Answer(None), Answer(500)]
+
+    return fail
+
+
+def test_an_api_that_fails_at_every_request_on_the_way_back_is_asked_again(
+    take: Take, ramdisk: Ramdisk
+) -> None:
+    ramdisk.ironic.on_abort = [{"provision_state": "active", "power_state": "power off"}]
+    fail = failing(
+        ramdisk.ironic, maintenance=True, fault="service failure",
+        maintenance_reason=FAILED["last_error"],
+    )  # fmt: skip
+    with pytest.raises(errors.CommandFailed, match="ReadFailed"):
+        take(ramdisk.ironic, WAIT, ramdisk.begin, fail)
+    assert ramdisk.ironic.asked[2:] == ["clear maintenance", "abort", "power on"]
+
+
+NOT_BACK = "Failed to tear down service after aborting the operation"
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"last_error": NOT_BACK},
+        {"last_error": "It failed. Also failed to bring the instance back."},
+        {
+            "last_error": NOT_BACK, "maintenance": True, "fault": "service failure",
+            "maintenance_reason": NOT_BACK,
+        },
+    ],
+)  # fmt: skip
+def test_an_abort_that_failed_in_ironic_is_told_and_what_it_left_stays(
+    take: Take, ramdisk: Ramdisk, caplog: pytest.LogCaptureFixture, left: dict[str, Any]
+) -> None:
+    ramdisk.ironic.on_abort = [{"provision_state": "active", **left}]
+    with pytest.raises(errors.CommandFailed, match="ReadFailed"):
+        take(ramdisk.ironic, WAIT, ramdisk.begin, FAILED)
+    assert "the instance may not be back: node node-1 is active, and its machine may" in caplog.text
+    assert ramdisk.ironic.asked == ["soft power off", "service", "abort"]
+    assert ramdisk.ironic.node.items() >= left.items()
+
+
+def test_an_instance_that_is_not_known_to_be_back_is_no_active_node(
+    take: Take, ramdisk: Ramdisk, tmp_path: Path
+) -> None:
+    ramdisk.ironic.on_abort = [{"provision_state": "active", "last_error": NOT_BACK}]
+    result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, FAILED)
+    assert (tmp_path / "new.qcow2").read_bytes() == DATA
+    assert result.state == "unknown"
+    assert "may not be back" in result.warnings[0]
+
+
+def test_maintenance_that_somebody_set_after_the_failure_is_left(
+    take: Take, ramdisk: Ramdisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Ironic leaves the fault as it is then.
+    theirs = {"maintenance": True, "fault": "service failure", "maintenance_reason": "a new PSU"}
+    with pytest.raises(errors.CommandFailed, match="ReadFailed"):
+        take(ramdisk.ironic, WAIT, ramdisk.begin, {**FAILED, **theirs})
+    assert "in maintenance for another reason (a new PSU)" in caplog.text
+    assert ramdisk.ironic.node.items() >= theirs.items()
+    with pytest.raises(errors.NodeNotReady, match="a new PSU"):
+        take(ramdisk.ironic)
+
+
+def test_a_node_that_another_command_shuts_down_was_not_off(take: Take, ramdisk: Ramdisk) -> None:
+    ramdisk.ironic.node.update(reservation="conductor-1", target_power_state="power off")
+    ramdisk.ironic._coming = [{}, {}, OFF]
+    take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE)
+    assert ramdisk.ironic.asked == ["soft power off", "service"]
+    assert ramdisk.ironic.node["power_state"] == "power on"
+
+
+def test_the_power_of_another_instance_is_left_alone(take: Take, ramdisk: Ramdisk) -> None:
+    ramdisk.ironic.node["power_state"] = "power off"
+    deployed = {**ACTIVE, "instance_uuid": "another", "power_state": "power on"}
+    result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, deployed)
+    assert result.state == "active"
+    assert ramdisk.ironic.asked == ["service"]
+
+
+def test_a_node_is_the_same_when_its_name_is_given_away(take: Take, ramdisk: Ramdisk) -> None:
+    take(ramdisk.ironic, ramdisk.begin, ramdisk.end, ACTIVE)
+    assert ramdisk.ironic.idents == ["node-1", UUID]
 
 
 def interrupt() -> None:
@@ -804,6 +904,18 @@ def test_with_the_plug_in_it_need_not_be_waited_for(
     assert (with_plugin.node["provision_state"], result.state) == ("servicing", "snapshotting")
 
 
+def test_with_the_plug_in_the_data_of_another_node_is_no_success(
+    take: Take, with_plugin: FakeIronic
+) -> None:
+    glance = FakeGlance(os_hash_algo="sha512", os_hash_value="a" * 128)
+    uploading = {"driver_internal_info": remembered("uploading")}
+    with pytest.raises(errors.ServiceFailed, match="without an image"):
+        take(
+            with_plugin, WAIT, uploading, finished(with_plugin, glance), image=IMAGE, storage=None,
+            glance=glance,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("last_error", "message"),
     [
@@ -922,3 +1034,14 @@ def test_what_is_not_shown_of_a_kept_image_is_left_to_the_conductor(
 ) -> None:
     resume(for_a_lessee, WAIT, finished(for_a_lessee, glance), glance=glance)
     assert for_a_lessee.asked == ["service"]
+
+
+def test_what_a_lessee_cannot_tell_from_another_service_is_not_aborted(
+    take: Take, ramdisk: Ramdisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_NOTICE_S", 0.05)
+    ramdisk.ironic.shown = {"driver_internal_info": {"content": HIDDEN}}
+    result = take(ramdisk.ironic, ramdisk.begin, ramdisk.end, WAIT)
+    assert (tmp_path / "new.qcow2").read_bytes() == DATA
+    assert result.state == "snapshot wait"
+    assert ramdisk.ironic.asked == ["soft power off", "service"]

@@ -73,6 +73,13 @@ def test_an_image_that_is_encrypted_in_the_storage_is_passed_on_as_it_was() -> N
         next(iter(VerifiedImage(storage, "changed", len(DATA), SHA512, key=key)))
 
 
+def test_an_empty_block_at_the_end_holds_nothing_less_back() -> None:
+    key = PrivateKey(X25519PrivateKey.generate())
+    stored = b"".join(encrypted([b"0123456780", b""], key.public))
+    with pytest.raises(errors.StorageMismatch):
+        next(iter(VerifiedImage(MemoryStorage({"image": stored}), "image", 10, SHA512, key=key)))
+
+
 def test_a_storage_that_fails_is_told() -> None:
     with pytest.raises(errors.StorageUnavailable, match="no memory:other"):
         list(VerifiedImage(MemoryStorage(), "other", 10, SHA512))

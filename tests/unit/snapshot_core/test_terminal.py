@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a command shows: one result or one line of error, the exit code, and plain progress."""
 
+import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +109,47 @@ def test_what_is_ignored_from_the_beginning_goes_on_being_ignored(end: signal.Si
 
     assert _run(action, as_json=False) == 0
     assert signal.getsignal(end) == signal.SIG_IGN
+
+
+FULL = "/dev/full"
+
+
+def test_a_result_that_cannot_be_written_is_told_and_the_exit_code_is_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(FULL, "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert _run(lambda: {"it": "done"}, as_json=True) == 1
+    assert "program: done, but the result cannot be written: " in capsys.readouterr().err
+
+
+def test_what_the_terminal_cannot_show_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert _run(lambda: {"it": "░▒▓█"}, as_json=False) == 0
+    assert (tmp_path / "out").read_text() == "it is ????\n"
+
+
+@pytest.mark.parametrize("stream", [FULL, None])
+def test_a_terminal_that_is_gone_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, stream: str | None
+) -> None:
+    with contextlib.ExitStack() as stack:
+        gone = stack.enter_context(open(stream, "w")) if stream else None
+        monkeypatch.setattr(sys, "stderr", gone)
+        with terminal.ProgressDisplay() as show:
+            for done in range(3):
+                show(Progress("stream", 3, done, done))
+        assert _run(_fail(errors.WriteFailed("full")), as_json=False) == 1
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "nan", "1e3", "soon", "", "9" * 30])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="not a number of seconds above 0"):
+        terminal.seconds(text)
+    assert terminal.seconds("90") == 90
 
 
 def test_an_error_of_our_own_making_is_not_hidden() -> None:
