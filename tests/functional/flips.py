@@ -19,7 +19,7 @@ from ipa_snapshot.devices.used_map import UsedMap
 _VARIABLE = "FUZZ_SECONDS"
 _CORPUS = Path(__file__).parent / "corpus"
 _SECONDS = 3.0
-# partclone.exfat takes three seconds for each
+# some tools take a second for each
 _LEAST = 3
 
 # Numbers, names of features, and the words of LVM's text.

@@ -246,7 +246,10 @@ FUZZ = {
     "xfs": (["mkfs.xfs", "-q"], 320, [(0, 2048), (0, 512), (4096, 128), (8192, 128)]),
     "btrfs": (["mkfs.btrfs", "-q"], 120, [(65536, 512), (65536, 4096)]),
     "vfat": (["mkfs.vfat"], 40, [(0, 96), (0, 512), (2048, 64)]),
-    "exfat": (["mkfs.exfat"], 40, [(64, 64), (0, 512)]),
+    # its boot regions, the table, and the root directory with what names the bitmap
+    "exfat": (
+        ["mkfs.exfat"], 40, [(64, 64), (0, 12288), (MIB, 24), (2 * MIB + 3 * 4096, 96)],
+    ),
     "swap": (["mkswap"], 8, [(1024, 64), (4080, 16)]),
 }  # fmt: skip
 TABLES = {

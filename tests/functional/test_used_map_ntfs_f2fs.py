@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 
 from ipa_snapshot.devices.extents import Extents
-from ipa_snapshot.devices.file_systems import ntfs_records, partclone
-from ipa_snapshot.devices.file_systems.base import View
+from ipa_snapshot.devices.file_systems import ntfs_records
 from ipa_snapshot.devices.source import open_source
 from ipa_snapshot.devices.used_map import map_disk
 from tests.functional import flips
 from tests.functional.maps import map_of, only
-from tests.lab import disks
+from tests.lab import disks, partclone
 from tests.lab.file_systems import JUNK, MIB, copy, fill, has_junk, make_file
 
 SIZE = 300 * MIB
@@ -80,8 +79,7 @@ def test_of_an_ntfs_only_what_it_uses_is_in_the_map(name: str, tmp_path: Path) -
     assert part.used < 40 * MIB
     end = (SIZE - sector) // cluster * cluster
     assert found.unmapped == Extents([(end, SIZE - end)]), "with the copy of the boot sector"
-    by_partclone = partclone.map_by_partclone("ntfs", View(str(original), SIZE))
-    assert found.extents == by_partclone.used.union(found.unmapped)
+    assert found.extents == partclone.used("ntfs", original).union(found.unmapped)
     target = copy(original, found.extents, tmp_path / "copy.raw", SIZE)
     disks.run("ntfsresize", "--info", target)
     disks.run("ntfsfix", "--no-action", target)

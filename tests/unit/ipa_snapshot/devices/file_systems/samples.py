@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools print: dumpe2fs 1.47, xfs_db 6.1, btrfs-progs 6.2, partclone 0.3.23."""
+"""What the tools print: dumpe2fs 1.47, xfs_db 6.1, btrfs-progs 6.2."""
 
 DUMPE2FS = """\
 Filesystem volume name:   <none>
@@ -70,13 +70,4 @@ chunk tree
 \t\tlength 8192 owner 2 stripe_len 65536 type METADATA|DUP
 \t\t\tstripe 0 devid 1 offset 6000000
 \t\t\tstripe 1 devid 1 offset 7000000
-"""
-DOMAIN = """\
-# Domain logfile created by unset_name v0.3.23
-# current_pos  current_status
-0x00003000     ?
-#      pos        size  status
-0x00000000  0x00001000  +
-0x00001000  0x00001000  ?
-0x00002000  0x00001000  +
 """

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from ipa_snapshot.devices.extents import Extents
-from ipa_snapshot.devices.file_systems import btrfs, ext, fat, partclone, xfs
+from ipa_snapshot.devices.file_systems import btrfs, ext, fat, xfs
 from ipa_snapshot.devices.file_systems.base import DirtyJournal, NotUnderstood, View
 from tests.unit.ipa_snapshot.devices.file_systems import samples
 
@@ -159,26 +159,6 @@ def test_extents_of_btrfs_have_their_length_or_that_of_a_node() -> None:
              "\titem 1 key (4096 BLOCK_GROUP_ITEM 99) itemoff 1 itemsize 24",
              "\titem 2 key (65536 METADATA_ITEM 1) itemoff 1 itemsize 33"]  # fmt: skip
     assert list(btrfs.read_extents(lines, 16384)) == [(4096, 8192), (65536, 16384)]
-
-
-def test_a_domain_log_is_read() -> None:
-    found = partclone.read_domain(samples.DOMAIN.splitlines(), View("", 0x4000), "partclone")
-    assert (list(found.used), found.size) == ([(0, 0x1000), (0x2000, 0x1000)], 0x3000)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("0x00001000  0x00001000  ?", ""), ("?\n0x00002000", "/\n0x00002000"), ("0x00002000  ", ""),
-     ("+", "?"), ("0x00002000  0x00001000", "0x00002000  0x10001000")],
-)  # fmt: skip
-def test_a_domain_log_that_is_not_plausible_is_refused(old: str, new: str) -> None:
-    assert old in samples.DOMAIN
-    with pytest.raises(NotUnderstood):
-        partclone.read_domain(
-            samples.DOMAIN.replace(old, new).splitlines(), View("", 0x4000), "partclone"
-        )
-    with pytest.raises(NotUnderstood):
-        partclone.read_domain([], View("", 0x4000), "partclone")
 
 
 def _boot(**changed: int) -> bytes:
