@@ -104,7 +104,10 @@ def _in_webdav(access: StorageAccess, collection: str) -> list[Member]:
         if answer.status_code != 207:
             raise refusal(url, answer)
         try:
-            body = answer.raw.read(_ANSWER_LIMIT + 1, decode_content=True)
+            # urllib3 2.2 would unpack all of it, however large that becomes
+            body = answer.raw.read(_ANSWER_LIMIT + 1, decode_content=False)
+            # an end that is none is only told by the read after it
+            answer.raw.read(1, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise errors.StorageUnavailable("listing %s broke off: %s" % (url, exc)) from exc
         date = answer.headers.get("Date")

@@ -29,6 +29,7 @@ class SnapshotRequest:
     @classmethod
     def parse(
         cls,
+        /,
         url: object = None,
         image_name: object = None,
         *,

@@ -104,14 +104,26 @@ class Trust:
 
     ``cacert`` is the path of a PEM file that is used in place of the system's authorities;
     ``insecure`` turns the verification off.
+
+    :raises: InvalidRequest if the file does not exist, or holds no certificates in PEM.
     """
 
     cacert: str | None = None
     insecure: bool = False
 
     def __post_init__(self) -> None:
-        if self.cacert is not None and not Path(self.cacert).is_file():
+        if self.cacert is None:
+            return
+        if not Path(self.cacert).is_file():
             raise errors.InvalidRequest("the CA file %s does not exist" % self.cacert)
+        try:
+            # as requests does with each connection, where it looks like a server's fault
+            ssl.create_default_context(cafile=self.cacert)
+        except OSError as exc:
+            raise errors.InvalidRequest(
+                "the CA file %s holds no certificates in PEM that can be read: %s"
+                % (self.cacert, exc)
+            ) from exc
 
     def apply(self, session: requests.Session) -> None:
         """Let the ``session`` verify its servers so."""

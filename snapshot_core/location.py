@@ -14,7 +14,9 @@ STOP_SUFFIX = ".stop"
 MANIFEST_SUFFIX = ".json"
 # 255 bytes are what file systems take.
 NAME_LIMIT = 255 - len(PART_SUFFIX)
-_NFS_SHORT = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(?P<path>/(?!/).*)")
+_NFS_SHORT = re.compile(
+    r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.%]+\]):(?P<path>/(?!/).*)"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Location:
             raise errors.InvalidRequest(
                 "the storage URL must be a text without spaces and control characters"
             )
-        if (short := _NFS_SHORT.fullmatch(url)) and short["host"] not in SCHEMES:
+        if (short := _NFS_SHORT.fullmatch(url)) and short["host"].lower() not in SCHEMES:
             return cls("nfs", short["host"], _plain_path(url, short["path"]))
         parts = _split(url)
         if parts is None:
@@ -67,6 +69,11 @@ class Location:
             )
         if parts.scheme != "file" and host is None:
             raise errors.InvalidRequest("the storage URL%s names no host" % _quoted(url))
+        if host is not None and host.startswith("-"):
+            # No name of a host does, and a program may take it for an option.
+            raise errors.InvalidRequest(
+                "the host of the storage URL%s must not begin with '-'" % _quoted(url)
+            )
         if parts.scheme in ("http", "https"):
             _refuse_dots(url, unquote(parts.path))
             return cls(parts.scheme, parts.netloc, parts.path.rstrip("/"))

@@ -63,7 +63,7 @@ def mounted(
 def _mount(fs_type: str, source: str, options: Sequence[str], target: Path) -> None:
     try:
         process.run(
-            "mount", "-t", fs_type, "-o", ",".join(options), source, str(target),
+            "mount", "-t", fs_type, "-o", ",".join(options), "--", source, str(target),
             timeout_s=_MOUNT_TIMEOUT_S,
         )  # fmt: skip
     except process.ProgramFailed as exc:

@@ -64,7 +64,9 @@ def allowed_url(url: object, prefixes: Sequence[str]) -> str:
         allowed = Place.of(prefix)
         count = len(allowed.segments)
         if place.same_server(allowed) and place.segments[:count] == allowed.segments:
-            return "/".join([prefix.rstrip("/"), *map(_plain, place.segments[count:])])
+            below = [_plain(segment) for segment in place.segments[count:]]
+            # Without the slash of nfs://host/, an export's root, there is no path.
+            return "/".join([prefix.rstrip("/"), *below]) if below else prefix
     raise errors.InvalidRequest(
         "the url is not below a storage that this ramdisk allows (%s): leave it out, or let the "
         "operator add it to allowed_storage in [ipa_snapshot]" % ", ".join(prefixes)

@@ -67,7 +67,7 @@ def register(conf: cfg.ConfigOpts) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """Where one image goes, and how that is reached."""
+    """Where images go, and how that is reached; ``url`` may end in a slash."""
 
     url: str
     credentials: Credentials | None
@@ -119,7 +119,7 @@ class StepConfig:
         """
         home = Place.of(self.storage_url)
         where = (
-            self.storage_url.rstrip("/")
+            self.storage_url
             if url is None
             else allowed_url(url, (self.storage_url, *self.allowed_storage))
         )

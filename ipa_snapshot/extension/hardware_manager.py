@@ -120,7 +120,7 @@ def _take(
         collection, arguments.pop("image_ref", None), arguments.pop("keep_s", None)
     )
     request = SnapshotRequest.parse(
-        "%s/%s" % (target.url, collection),
+        "%s/%s" % (target.url.rstrip("/"), collection),
         arguments.pop("image_name", _unguessable_name(arguments.get("image_format"))),
         auth=target.credentials,
         **arguments,

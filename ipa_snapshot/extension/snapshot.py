@@ -40,8 +40,9 @@ class RefusedRequest(agent_errors.InvalidContentError):
     message = errors.InvalidRequest.__name__
 
 
-def _validate(_extension: object, **options: Any) -> None:
-    # runs before the command is accepted
+def _validate(_extension: object, /, **options: Any) -> None:
+    # Runs before the command is accepted. By position, because a TypeError in here would stay
+    # among the results of ironic-python-agent 13.0, which then cannot list any of them.
     try:
         refuse_exposed_credentials(options.get("auth"))
         _parse(**options)

@@ -8,6 +8,7 @@ import pytest
 from conductor_client import errors
 from conductor_client.access import StorageAccess
 from snapshot_core.credentials import Credentials
+from tests.lab import certificates
 
 
 @pytest.fixture
@@ -19,8 +20,7 @@ def auth_file(tmp_path: Path) -> str:
 
 
 def test_the_environment_is_used_where_no_option_is_given(auth_file: str, tmp_path: Path) -> None:
-    cacert = tmp_path / "ca.pem"
-    cacert.touch()
+    cacert = certificates.issue(tmp_path).cacert
     environment = {
         "IRONIC_SNAPSHOT_STORAGE_URL": "https://storage/snapshots",
         "IRONIC_SNAPSHOT_AUTH_FILE": auth_file,

@@ -2,6 +2,7 @@
 """Whatever an agent answers becomes a checked value or one clear error without the token."""
 
 import contextlib
+import gzip
 import itertools
 import json
 import logging
@@ -214,17 +215,17 @@ def _garbage(status: int = 200) -> list[Answer]:
     return [Answer(status, body) for body in (*short, *long)]
 
 
+PACKED = Answer(200, gzip.compress(b"{}"), {"Content-Encoding": "gzip"})
 TOO_LONG = Answer(200, b'{"id": "' + b"x" * 1024 * 1024 + b'"}')
 BROKEN = [
     Answer(None),
     Answer(200, b'{"id":', length=100),
     Answer(200, b"", length=100),
-    Answer(200, b"nonsense", {"Content-Encoding": "gzip"}),
     Answer(200, b"9\r\n{", {"Transfer-Encoding": "chunked"}, length=None),
 ]
 
 
-@pytest.mark.parametrize("answer", [*_garbage(), *_garbage(400), TOO_LONG])
+@pytest.mark.parametrize("answer", [*_garbage(), *_garbage(400), PACKED, TOO_LONG])
 def test_what_is_no_answer_of_an_agent_is_unavailable(connect: Connect, answer: Answer) -> None:
     agent = connect(lambda request: answer)
     for ask in (lambda: _ask(agent, 60), lambda: agent.start(PARAMS), agent.check):
@@ -233,13 +234,19 @@ def test_what_is_no_answer_of_an_agent_is_unavailable(connect: Connect, answer: 
         assert caught.value.word == "AgentUnavailable"
 
 
-def test_an_answer_that_unpacks_to_too_much_is_not_unpacked(connect: Connect) -> None:
-    import gzip
-
+def test_an_answer_that_unpacks_to_too_much_is_not_unpacked(serve: Serve) -> None:
     bomb = gzip.compress(b" " * 64 * 1024 * 1024)
-    agent = connect(lambda request: Answer(200, bomb, {"Content-Encoding": "gzip"}))
-    with pytest.raises(errors.AgentUnavailable, match="too long"):
-        _ask(agent, 60)
+    server = serve(lambda request: Answer(200, bomb, {"Content-Encoding": "gzip"}))
+    tracemalloc.start()
+    try:
+        with Agent(server.url, TOKEN, Trust()) as agent:
+            for ask in (lambda: _ask(agent), lambda: agent.start(PARAMS), agent.check):
+                with pytest.raises(errors.AgentUnavailable, match="as an agent"):
+                    ask()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert {request.headers["Accept-Encoding"] for request in server.requests} == {"identity"}
 
 
 GIB = 1 << 30

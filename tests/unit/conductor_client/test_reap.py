@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is old and ours is removed from the storage, and nothing else."""
 
+import gzip
 import json
 import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,6 +246,22 @@ def test_what_has_no_time_that_can_be_is_young(members: Members, date: str) -> N
 def test_a_server_that_does_not_list_says_so(members: Members, answer: Answer) -> None:
     with pytest.raises(errors.StorageUnavailable):
         members(answer)
+
+
+def test_a_listing_that_breaks_off_says_so(members: Members) -> None:
+    with pytest.raises(errors.StorageUnavailable, match="broke off"):
+        members(Answer(207, listing()[:-1], length=len(listing())))
+
+
+def test_a_listing_that_unpacks_to_too_much_is_not_unpacked(members: Members) -> None:
+    bomb = Answer(207, gzip.compress(b" " * 128 * 1024 * 1024), {"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.StorageUnavailable, match="does not list as WebDAV does"):
+            members(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_entities_that_blow_up_are_refused(members: Members) -> None:

@@ -67,6 +67,8 @@ def test_a_request_does_not_print_its_credentials() -> None:
         ({"compression": "lzma"}, "unknown compression 'lzma'"),
         ({"compression": None}, "unknown compression"),
         ({"compression": 1}, "unknown compression"),
+        ({"bad_sectors": "skip"}, "unknown bad_sectors 'skip': expected one of fail, zero"),
+        ({"bad_sectors": None}, "unknown bad_sectors"),
         ({"auth": "anna:s3cret"}, "credentials must hold"),
         ({"auth": {}}, "credentials must hold"),
         ({"auth": False}, "credentials must hold"),
@@ -80,6 +82,8 @@ def test_a_request_does_not_print_its_credentials() -> None:
         ({"any_root": 1}, "any_root must be true or false"),
         ({"any_root": None}, "any_root must be true or false"),
         ({"size": 1, "colour": 2}, "unknown options: colour, size"),
+        ({"cls": 1}, "unknown options: cls"),
+        ({"self": 1, "_extension": 2}, "unknown options: _extension, self"),
         ({"credentials": {"token": "s3cret"}}, "unknown options: credentials"),
     ],
 )

@@ -12,6 +12,7 @@ import requests
 
 from snapshot_core import errors
 from snapshot_core.credentials import Credentials, Trust, read_secret_file
+from tests.lab import certificates
 
 WriteFile = Callable[..., str]
 
@@ -185,9 +186,21 @@ def test_a_ca_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
         Trust(cacert=str(tmp_path / "none"))
 
 
-def test_trust_says_how_a_session_verifies(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"an authority", b"-----BEGIN CERTIFICATE-----", b"\x30\x82\x01\x0a\xff"]
+)
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_ca_file_without_certificates_is_named(
+    tmp_path: Path, content: bytes, insecure: bool
+) -> None:
     cacert = tmp_path / "ca.pem"
-    cacert.touch()
+    cacert.write_bytes(content)
+    with pytest.raises(errors.InvalidRequest, match="the CA file %s holds no cert" % cacert):
+        Trust(str(cacert), insecure)
+
+
+def test_trust_says_how_a_session_verifies(tmp_path: Path) -> None:
+    cacert = certificates.issue(tmp_path).cacert
     session = requests.Session()
     verify = []
     for trust in (Trust(), Trust(cacert=str(cacert)), Trust(insecure=True)):

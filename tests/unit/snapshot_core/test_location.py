@@ -63,6 +63,13 @@ def test_a_location_prints_as_a_url_that_means_the_same(expected: Location) -> N
         ("http:/host/dir", "names no host"),
         ("https:/host/dir", "names no host"),
         ("nfs:/host/export", "names no host"),
+        ("HTTPS:/host/dir", "names no host"),
+        ("Nfs:/host/export", "names no host"),
+        # what a program may take for an option
+        ("-osuid:/export", "unknown scheme"),
+        ("nfs://-osuid/export", "must not begin with '-'"),
+        ("http://-host/dir", "must not begin with '-'"),
+        (".host:/export", "unknown scheme"),
         ("https://", "names no host"),
         ("http://:8080/dir", "names no host"),
         ("nfs:///export", "names no host"),
@@ -120,6 +127,8 @@ def test_a_bad_url_is_refused_with_the_reason(url: object, reason: str) -> None:
         "http://user:s3cret@host:70000/dir",
         # a slash too few, or none, or something in the password that ends the host's part
         "http:/user:s3cret@host/dir",
+        "HTTPS:/user:s3cret@host/dir",
+        "Nfs:/user:s3cret@host/dir",
         "http:user:s3cret@host/dir",
         "user:s3cret@host/dir",
         "user:s3cret@host:/export",

@@ -30,6 +30,12 @@ def test_the_options_are_used() -> None:
         assert found.f_flag & os.ST_NOEXEC
 
 
+def test_what_is_mounted_is_never_taken_for_an_option() -> None:
+    with mounts.mounted("tmpfs", "-osize=64k", SMALL) as where:
+        found = os.statvfs(where)
+        assert found.f_blocks * found.f_frsize == 1024 * 1024
+
+
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, errors.WriteFailed])
 def test_a_failure_inside_unmounts_too_and_is_the_one_that_is_told(
     failure: type[BaseException],

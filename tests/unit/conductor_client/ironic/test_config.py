@@ -10,6 +10,7 @@ from oslo_config import cfg
 from conductor_client import errors
 from conductor_client.ironic import config
 from snapshot_core.credentials import Credentials
+from tests.lab import certificates
 
 SAMPLE = Path(__file__).parents[4] / "docs/conductor.conf.sample"
 
@@ -126,11 +127,10 @@ def test_a_key_of_another_kind_is_told_before_anything_is_started(tmp_path: Path
 
 
 def test_the_agent_gets_the_authorities_themselves(tmp_path: Path) -> None:
-    authorities = tmp_path / "ca.pem"
-    authorities.write_text("-----BEGIN CERTIFICATE-----")
+    authorities = certificates.issue(tmp_path).cacert
     found = settings(storage_url="https://storage.example/images", storage_ca=str(authorities))
     assert found.access().trust.cacert == str(authorities)
-    assert found.agent_access("a-node", "an-image")["cacert"] == "-----BEGIN CERTIFICATE-----"
+    assert found.agent_access("a-node", "an-image")["cacert"] == authorities.read_text()
 
 
 def test_the_sample_has_each_option_with_its_default() -> None:

@@ -34,6 +34,13 @@ def test_what_lies_below_a_prefix_is_rewritten_to_begin_with_it(url: str, expect
     assert allowed_url(url, PREFIXES) == expected
 
 
+@pytest.mark.parametrize("root", ["nfs://filer/", "filer:/", "https://filer/", "https://filer"])
+@pytest.mark.parametrize("rest", ["", "x", "x/y"])
+def test_a_prefix_may_be_a_server_s_root(root: str, rest: str) -> None:
+    url = root.removesuffix("/") + "/" + rest
+    assert allowed_url(url, [root]) == (url if rest else root)
+
+
 HOSTILE = [
     "https://storage.example.org/",
     "https://storage.example.org",

@@ -14,6 +14,8 @@ from ipa_snapshot import errors
 from ipa_snapshot.extension import config
 from ipa_snapshot.extension.config import StepConfig
 from snapshot_core.credentials import Credentials, Trust
+from snapshot_core.location import Location
+from tests.lab import certificates
 
 HOME = "https://storage.example.org/snapshots"
 Read = Callable[..., StepConfig]
@@ -95,13 +97,20 @@ def auth_file(tmp_path: Path) -> Path:
 def test_without_a_url_the_image_goes_to_the_configured_storage(
     auth_file: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "ca.pem").touch()
-    settings = StepConfig(HOME + "/", str(tmp_path / "ca.pem"), False, str(auth_file))
+    cacert = str(certificates.issue(tmp_path).cacert)
+    settings = StepConfig(HOME + "/", cacert, False, str(auth_file))
     target = settings.target()
-    assert target.url == HOME
+    assert str(Location.parse(target.url)) == HOME
     assert target.credentials == Credentials("machine", "s3cret")
-    assert target.trust == Trust(str(tmp_path / "ca.pem"))
+    assert target.trust == Trust(cacert)
     assert "s3cret" not in repr(target)
+
+
+@pytest.mark.parametrize("root", ["nfs://filer/", "filer:/", "nfs://filer:2050/"])
+@pytest.mark.parametrize("as_an_argument", [False, True])
+def test_an_export_s_root_is_a_storage(root: str, as_an_argument: bool) -> None:
+    url = StepConfig(root).target(root if as_an_argument else None).url
+    assert str(Location.parse(url)) == str(Location.parse(root))
 
 
 @pytest.mark.parametrize(

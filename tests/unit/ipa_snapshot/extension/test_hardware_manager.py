@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service step among the agent's hardware managers: what it offers, refuses and reports."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def test_every_argument_is_described_and_none_is_required() -> None:
         ({"writer": "nosuch"}, "unknown writer"),
         ({"image_format": "vmdk"}, "unknown image_format"),
         ({"compression": "xz"}, "unknown compression"),
+        ({"bad_sectors": "skip"}, "unknown bad_sectors 'skip': expected one of fail, zero"),
         ({"url": "https://evil.example/"}, "not below a storage that this ramdisk allows"),
         ({"url": "file:///tmp"}, "directory of the ramdisk"),
         ({"image_ref": "https://user:s3cret@host/x"}, "image_ref must be"),
@@ -120,6 +122,40 @@ def test_what_the_storage_refuses_is_told_with_the_word_first(
     first = server.requests[0]
     assert (first.method, first.path) == ("MKCOL", "/dir/%s/" % NODE)
     assert {request.path for request in server.requests[1:]} == {"/dir/%s/" % NODE}
+
+
+@pytest.fixture
+def export(tmp_path: Path, put_on_path: Callable[[str, str], None], root: str) -> Iterator[Path]:
+    """A directory that is mounted as the NFS export ``filer:/``, which is configured."""
+    directory = tmp_path / "export"
+    directory.mkdir()
+    # -t nfs -o OPTIONS -- filer:/DIRECTORY WHERE
+    put_on_path(
+        "mount",
+        '[ "$2" != nfs ] || exec /bin/mount --bind "%s${6#filer:}" "$7"\n'
+        'exec /bin/mount "$@"' % directory,
+    )
+    cfg.CONF.set_override("storage_url", root, group="ipa_snapshot")
+    yield directory
+    cfg.CONF.clear_override("storage_url", group="ipa_snapshot")
+
+
+@pytest.mark.parametrize("root", ["filer:/", "nfs://filer/"])
+def test_images_without_a_name_lie_below_an_export_s_root_and_nobody_can_guess_theirs(
+    export: Path, make_disk: Callable[..., Path], root: str
+) -> None:
+    path = make_disk()
+    known = {"uuid": NODE, "properties": {"root_device": {"name": str(path)}}}
+    names = []
+    with agent_with([disk(str(path), path.stat().st_size)], known):
+        for arguments in ({}, {"url": root}, {"image_format": "raw", "writer": "dd"}):
+            result = SnapshotHardwareManager().snapshot(known, [], **arguments)
+            names.append(result["image_name"])
+    assert {file.name for file in (export / NODE).iterdir()} == {
+        name + suffix for name in names for suffix in ("", ".json")
+    }
+    digits = {re.fullmatch(r"([0-9a-f]{32})[.](?:qcow2|raw)", name)[1] for name in names}
+    assert len(digits) == 3
 
 
 def test_arguments_that_are_null_are_as_if_not_given(server: AnsweringServer) -> None:

@@ -13,6 +13,7 @@ from ipa_snapshot.writers import davfs2
 from ipa_snapshot.writers.base import Destination
 from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.location import Location
+from tests.lab import certificates
 from tests.unit.memory_storage import MemoryStorage
 
 
@@ -80,12 +81,11 @@ def test_the_cache_is_its_own_and_limited(private: Path, cache: Path) -> None:
 def test_the_authority_lies_where_the_daemon_may_read_it(
     private: Path, cache: Path, tmp_path: Path
 ) -> None:
-    cacert = tmp_path / "ca.pem"
-    cacert.write_text("an authority")
+    cacert = certificates.issue(tmp_path).cacert
     destination = _destination(None, Trust(str(cacert)))
     lines = davfs2.write_config(private, cache, 1 << 30, destination).read_text()
     assert "trust_ca_cert %s\n" % (cache / "ca.pem") in lines
-    assert (cache / "ca.pem").read_text() == "an authority"
+    assert (cache / "ca.pem").read_text() == cacert.read_text()
 
 
 # In a PID namespace of its own, whose ids nobody else takes: a process is seen, ends, and the
