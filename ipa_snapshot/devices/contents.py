@@ -5,6 +5,7 @@ A dirty journal is replayed on an overlay first. Whatever goes wrong is an error
 :data:`FAILURES`, and its text the reason why something is copied whole.
 """
 
+import struct
 from dataclasses import dataclass, replace
 
 from oslo_log import log
@@ -24,8 +25,10 @@ from snapshot_core import process
 
 LOG = log.getLogger(__name__)
 
-# LookupError, ValueError: what a reader of a program's output makes of output that is damaged
-FAILURES = (NotUnderstood, process.ProgramFailed, OSError, ValueError, LookupError)
+# the last three: what a reader of a program's output, or of the disk, makes of what is damaged
+FAILURES = (
+    NotUnderstood, process.ProgramFailed, OSError, ValueError, LookupError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

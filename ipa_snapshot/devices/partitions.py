@@ -16,7 +16,8 @@ from typing import Any
 
 from oslo_log import log
 
-from ipa_snapshot.devices.file_systems.view import loop_device
+from ipa_snapshot.devices.file_systems.base import View
+from ipa_snapshot.devices.file_systems.view import loop_device, partition_view
 from ipa_snapshot.devices.source import Source
 from snapshot_core import process
 
@@ -35,6 +36,8 @@ _STORAGE_SPACES = "E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D"
 _NO_TABLE = "does not contain a recognized partition table"
 _NOTHING_FOUND = "exit status 2"  # blkid's, without a message
 _GPT_SIGNATURE = b"EFI PART"
+_SECTOR_SIZES = (512, 1024, 2048, 4096)
+_MBR_ENTRIES = range(446, 510, 16)
 
 
 class TableNotBelieved(Exception):
@@ -57,6 +60,26 @@ class Slot:
     def end(self) -> int:
         """The byte behind the last."""
         return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is on a partition or a logical volume.
+
+    :param fs: blkid's name for it, None where it knows none or sees several.
+    :param reason: why it is to be copied whole, None if its ``fs`` is all that is there.
+    """
+
+    fs: str | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What blkid sees: a file system or the like, and a partition table (``dos``, ``gpt``, ...)."""
+
+    fs: str | None = None
+    table: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,46 +174,74 @@ def read_table(source: Source) -> list[Slot] | None:
     """
     try:
         with _with_sectors(source) as path:
-            answer = process.run("sfdisk", "--json", path)
-    except process.ProgramFailed as exc:
-        if exc.program == "sfdisk" and exc.reason.endswith(_NO_TABLE):
-            return None
+            table = _ask_sfdisk(path)
+    except (process.ProgramFailed, OSError) as exc:
         raise TableNotBelieved("it cannot be read: %s" % exc) from exc
-    except OSError as exc:
-        raise TableNotBelieved("it cannot be read: %s" % exc) from exc
+    if table is None:
+        return None
     try:
-        slots = _parse(answer, source.logical_sector_size)
+        slots = _parse(table, source.logical_sector_size)
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise TableNotBelieved("what sfdisk says of it is not understood: %r" % exc) from exc
     _check(slots, source.size)
     return slots[:_MOST]
 
 
-def identify(path: str, start: int, size: int) -> str | None:
-    """Return blkid's name for what lies in a range of bytes, None if it knows none.
+def _ask_sfdisk(path: str) -> dict[str, Any] | None:
+    """Return the table as sfdisk describes it, None if there is none.
 
-    None is also the answer where it sees several, or fails: then nothing is certain.
+    :raises: TableNotBelieved, process.ProgramFailed
     """
     try:
-        return _probe(path, start, size)
-    except process.ProgramFailed:
-        return None
+        answer = process.run("sfdisk", "--json", path)
+    except process.ProgramFailed as exc:
+        if exc.reason.endswith(_NO_TABLE):
+            return None
+        raise
+    try:
+        table = json.loads(answer)["partitiontable"]
+    except (ValueError, LookupError, TypeError) as exc:
+        raise TableNotBelieved("what sfdisk says of it is not understood: %r" % exc) from exc
+    if not isinstance(table, dict):
+        raise TableNotBelieved("what sfdisk says of it is not understood: %.40r" % table)
+    return table
 
 
 def identify_slot(path: str, slot: Slot) -> str | None:
-    """Return what is on a partition: by its type where that says more than blkid, else by blkid."""
-    if slot.type.upper() in _LDM:
-        return "ldm"
-    if slot.type.upper() == _STORAGE_SPACES:
-        return "storage_spaces"
-    return identify(path, slot.start, slot.size)
+    """Return what is on a partition: by its type where that says more than blkid, else by blkid.
+
+    None is also the answer where blkid sees several, or fails: then nothing is certain.
+    """
+    return _told_by_type(slot) or _identify(path, slot.start, slot.size).fs
 
 
-def identify_whole(source: Source) -> str | None:
-    """Return blkid's name for a file system on the whole disk, None if there is none.
+def examine_slot(path: str, slot: Slot) -> Content:
+    """Return what is on a partition; whatever that is, there is an answer."""
+    if fs := _told_by_type(slot):
+        return Content(fs)
+    found = _identify(path, slot.start, slot.size)
+    if found.fs is None:
+        return _without_fs(found)
+    try:
+        with partition_view(path, slot.start, slot.size) as view:
+            return Content(found.fs, _why_table(view, found.table))
+    except (process.ProgramFailed, OSError) as exc:
+        return Content(found.fs, str(exc))
 
-    :raises: TableNotBelieved where it sees several, or fails. Where there is a table, it may be
-        one that sfdisk brought back from its backup, which all of these overwrote.
+
+def examine_view(view: View) -> Content:
+    """Return what is on something that is shown; whatever that is, there is an answer."""
+    found = _identify(view.path, 0, view.size)
+    if found.fs is None:
+        return _without_fs(found)
+    return Content(found.fs, _why_table(view, found.table))
+
+
+def identify_whole(source: Source) -> Signatures:
+    """Return what blkid sees on the whole disk.
+
+    :raises: TableNotBelieved where it sees several file systems, or fails. Where there is a table,
+        it may be one that sfdisk brought back from its backup, which all of these overwrote.
     """
     try:
         return _probe(source.path, 0, source.size)
@@ -198,17 +249,82 @@ def identify_whole(source: Source) -> str | None:
         raise TableNotBelieved("what is on the whole disk is not known: %s" % exc) from exc
 
 
-def _probe(path: str, start: int, size: int) -> str | None:
+def _told_by_type(slot: Slot) -> str | None:
+    if slot.type.upper() in _LDM:
+        return "ldm"
+    if slot.type.upper() == _STORAGE_SPACES:
+        return "storage_spaces"
+    return None
+
+
+def _identify(path: str, start: int, size: int) -> Signatures:
+    try:
+        return _probe(path, start, size)
+    except process.ProgramFailed:
+        return Signatures()
+
+
+def _probe(path: str, start: int, size: int) -> Signatures:
     try:
         out = process.run(
             "blkid", "--probe", "--offset", str(start), "--size", str(size),
-            "--match-tag", "TYPE", "--output", "value", path,
+            "--match-tag", "TYPE", "--match-tag", "PTTYPE", "--output", "export", path,
         )  # fmt: skip
     except process.ProgramFailed as exc:
         if exc.reason == _NOTHING_FOUND:
-            return None
+            return Signatures()
         raise
-    return process.printable(out.strip()) or None
+    tags = dict(line.partition("=")[::2] for line in process.printable(out).splitlines())
+    return Signatures(tags.get("TYPE") or None, tags.get("PTTYPE") or None)
+
+
+def _without_fs(found: Signatures) -> Content:
+    return Content(None, None if found.table is None else _table_on_it(found.table))
+
+
+def _table_on_it(label: str) -> str:
+    return "a partition table (%s) lies on it" % label
+
+
+def _why_table(view: View, table: str | None) -> str | None:
+    """Tell of a partition table on what also looks like a file system, None if there is none.
+
+    What the table describes may be newer than the file system, which then is no more than what
+    nobody overwrote. An MBR without entries is a boot sector.
+
+    :param table: what blkid sees. About an MBR on vfat and ntfs it keeps silent.
+    """
+    if table not in (None, "dos"):
+        return _table_on_it(str(table))
+    try:
+        begin = _begin(view.path)
+        if any(begin[size:].startswith(_GPT_SIGNATURE) for size in _SECTOR_SIZES):
+            return _table_on_it("gpt")
+        if _is_boot_code(begin):
+            return None if table is None else _table_on_it(table)
+        described = _ask_sfdisk(view.path)
+    except (TableNotBelieved, process.ProgramFailed, OSError) as exc:
+        return "whether a partition table lies on it is not known: %s" % exc
+    if described is None or (described.get("label") == "dos" and not described.get("partitions")):
+        return None
+    return _table_on_it(process.printable(str(described.get("label"))))
+
+
+def _begin(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, 2 * 4096, 0)
+    finally:
+        os.close(fd)
+
+
+def _is_boot_code(begin: bytes) -> bool:
+    """Tell whether a boot sector has code or text where an MBR has its entries.
+
+    sfdisk 2.38 takes what the boot sectors of Windows say there for partitions. The kernel
+    (block/partitions/msdos.c) and blkid believe no MBR with such a boot indicator.
+    """
+    return begin[510:512] == b"\x55\xaa" and any(begin[at] not in (0, 0x80) for at in _MBR_ENTRIES)
 
 
 @contextlib.contextmanager
@@ -236,8 +352,7 @@ def _has_large_sectors(source: Source) -> bool:
     return large
 
 
-def _parse(answer: str, sector_size: int) -> list[Slot]:
-    table = json.loads(answer)["partitiontable"]
+def _parse(table: dict[str, Any], sector_size: int) -> list[Slot]:
     sector = int(table.get("sectorsize", sector_size))
     return [
         Slot(

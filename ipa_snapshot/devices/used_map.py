@@ -18,10 +18,11 @@ from oslo_log import log
 from ipa_snapshot.devices import contents, partitions
 from ipa_snapshot.devices.contents import Mapped
 from ipa_snapshot.devices.extents import MOST_RANGES, Extents
+from ipa_snapshot.devices.file_systems import swap
 from ipa_snapshot.devices.file_systems.view import partition_view
-from ipa_snapshot.devices.lvm.layout import PlacedVolume, read_layout
+from ipa_snapshot.devices.lvm.layout import Layout, PlacedVolume, read_layout
 from ipa_snapshot.devices.lvm.volumes import MEMBER, MappedVolume, map_members, map_volume
-from ipa_snapshot.devices.partitions import Partition, Slot
+from ipa_snapshot.devices.partitions import Content, Partition, Slot
 from ipa_snapshot.devices.source import Source
 
 LOG = log.getLogger(__name__)
@@ -63,13 +64,18 @@ def map_disk(source: Source, on_tick: Callable[[], None] = lambda: None) -> Used
     except partitions.TableNotBelieved as exc:
         return _everything(source, "the partition table is not believed: %s" % exc)
     whole = Slot(0, 0, source.size)
-    if not slots and on_whole in _LIKE_A_TABLE:
-        slots = None
-    if slots is not None and on_whole is not None:
-        return _everything(source, "both a partition table and %s on the whole disk" % on_whole)
-    if slots is None and on_whole is None:
+    # an Apple partition map is known to blkid, and not to sfdisk
+    has_table = slots is not None or on_whole.table is not None
+    if not slots and on_whole.fs in _LIKE_A_TABLE and on_whole.table in {None, "dos"}:
+        slots, has_table = None, False
+    if has_table and on_whole.fs is not None:
+        return _everything(source, "both a partition table and %s on the whole disk" % on_whole.fs)
+    if slots is None and on_whole.fs is None:
         return _everything(source, "neither a partition table nor a file system is recognised")
-    found = _map_slots(source, slots or [whole], on_tick)
+    try:
+        found = _map_slots(source, slots or [whole], on_tick)
+    except _Hibernated as exc:
+        return _everything(source, str(exc))
     return _together(source, found, edges=slots is not None)
 
 
@@ -77,23 +83,56 @@ def _map_slots(source: Source, slots: list[Slot], on_tick: Callable[[], None]) -
     examined = _Examination(source)
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            names = [pool.submit(examined.identify, slot) for slot in slots]
-            _await(names, on_tick)
-            kinds = [(slot, name.result()) for slot, name in zip(slots, names, strict=True)]
-            layout = read_layout(source, (slot for slot, fs in kinds if fs == MEMBER))
+            looks = [pool.submit(examined.identify, slot) for slot in slots]
+            _await(looks, on_tick)
+            kinds = [(slot, look.result()) for slot, look in zip(slots, looks, strict=True)]
+            members = [slot for slot, on_it in kinds if _is_member(on_it)]
+            reading = pool.submit(read_layout, source, members, examined.why_late)
+            _await([reading], on_tick)
+            layout = reading.result()
+            _refuse_hibernated(source, slots, layout)
             most = 2 * MOST_RANGES // (len(slots) + len(layout.volumes))
             volumes = [pool.submit(examined.map_volume, one, most) for one in layout.volumes]
             others = [
-                pool.submit(examined.map_slot, slot, fs, most) for slot, fs in kinds if fs != MEMBER
+                pool.submit(examined.map_slot, slot, on_it, most)
+                for slot, on_it in kinds
+                if not _is_member(on_it)
             ]
             _await([*volumes, *others], on_tick)
-            members = map_members(layout, [volume.result() for volume in volumes])
-            mapped = [*members, *(other.result() for other in others)]
+            mapped = map_members(layout, [volume.result() for volume in volumes])
+            mapped += [other.result() for other in others]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     by_start = {one.partition.start: one for one in mapped}
     return [by_start[slot.start] for slot in slots]
+
+
+class _Hibernated(Exception):
+    """A hibernated system lies on the disk; the message says where."""
+
+
+def _refuse_hibernated(source: Source, slots: list[Slot], layout: Layout) -> None:
+    """Refuse the disk of a hibernated Linux.
+
+    Its file systems are in use: its memory, with which they go on, names blocks that are free on
+    the disk.
+
+    :raises: _Hibernated
+    """
+    places: list[tuple[str, tuple[tuple[int, int], ...]]] = [
+        ("partition %d" % slot.number, ((slot.start, slot.size),)) for slot in slots
+    ]
+    places += [("volume " + volume.name, volume.pieces) for volume in layout.volumes]
+    for name, pieces in places:
+        if swap.is_suspended(source.fd, pieces):
+            raise _Hibernated(
+                "%s holds a hibernated system, whose memory may know of more than the disk" % name
+            )
+
+
+def _is_member(content: Content) -> bool:
+    return content.fs == MEMBER and content.reason is None
 
 
 def _await(futures: Sequence[Future[Any]], on_tick: Callable[[], None]) -> None:
@@ -110,20 +149,23 @@ class _Examination:
         self._source = source
         self._deadline = time.monotonic() + _MOST_S
 
-    def identify(self, slot: Slot) -> str | None:
-        return None if self._is_late() else partitions.identify_slot(self._source.path, slot)
+    def identify(self, slot: Slot) -> Content:
+        if reason := self.why_late():
+            return Content(None, reason)
+        return partitions.examine_slot(self._source.path, slot)
 
-    def map_slot(self, slot: Slot, fs: str | None, most: int) -> Mapped:
-        if reason := self._is_late():
-            return contents.copied_whole(slot, fs, reason)
-        return _map_slot(self._source, slot, fs, most)
+    def map_slot(self, slot: Slot, content: Content, most: int) -> Mapped:
+        if reason := content.reason or self.why_late():
+            return contents.copied_whole(slot, content.fs, reason)
+        return _map_slot(self._source, slot, content.fs, most)
 
     def map_volume(self, placed: PlacedVolume, most: int) -> MappedVolume:
-        if reason := self._is_late():
+        if reason := self.why_late():
             placed = replace(placed, reason=placed.reason or reason)
         return map_volume(self._source.path, placed, most)
 
-    def _is_late(self) -> str | None:
+    def why_late(self) -> str | None:
+        """Return why nothing more is looked at, None while there is time."""
         if time.monotonic() < self._deadline:
             return None
         return "the maps of the others took %d s already" % _MOST_S

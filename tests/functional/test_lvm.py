@@ -625,6 +625,70 @@ def test_what_is_not_understood_in_a_volume_is_copied_whole(
     assert "volume vg/root" in found.warnings[0]
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [(["mkfs.btrfs", "-q"], "label: gpt\nsize=40M\n"), (["mkswap"], "label: dos\nstart=2048\n"),
+     (["mkfs.vfat", "-F", "32"], "label: dos\nstart=8192\n")],
+    ids=["btrfs", "swap", "vfat"],
+)  # fmt: skip
+def test_a_volume_with_a_table_on_what_was_a_file_system_is_copied_whole(
+    command: list[str], table: str, in_pieces: bool, tools: Tools, tmp_path: Path
+) -> None:
+    (slot,) = make_disk(tmp_path / "disk.raw", 400, "size=+")
+    if in_pieces:
+        pieces = interleave(tools, [slot], 128)
+    else:
+        tools.create([slot], "-n one -L 128m")
+        pieces = tools.pieces([slot], "one")
+    content = make_file(tmp_path / "content", 128 * MIB)
+    disks.run(*command, content)
+    scatter(content, slot.path, pieces)
+    assert not whole(map_of(slot.path), pieces)
+    disks.run("sfdisk", "-q", content, stdin=table)
+    scatter(content, slot.path, pieces)
+    found = map_of(slot.path)
+    assert whole(found, pieces)
+    assert none(found, tools.pieces([slot], ""))
+    assert "a partition table (" in found.warnings[0]
+
+
+def test_a_physical_volume_with_a_table_on_it_is_copied_whole(tools: Tools, tmp_path: Path) -> None:
+    (slot,) = make_disk(tmp_path / "disk.raw", 100, "size=+")
+    tools.create([slot], "-n one -L 20m")
+    assert map_of(slot.path).extents.total < 100 * MIB
+    with disks.LoopDevice(slot.path, slot.start, slot.size) as loop:
+        disks.run("sfdisk", "-q", "--no-tell-kernel", loop.path, stdin="label: dos\nstart=8192\n")
+    found = map_of(slot.path)
+    assert found.extents.total == 100 * MIB
+    assert found.warnings == (
+        "partition 1 (unknown) is copied whole: a partition table (dos) lies on it",
+    )
+
+
+@pytest.mark.parametrize("kind", ["in one piece", "in pieces", "striped"])
+def test_the_whole_disk_of_a_system_that_hibernated_into_a_volume_is_copied(
+    kind: str, tools: Tools, tmp_path: Path
+) -> None:
+    (slot,) = make_disk(tmp_path / "disk.raw", 400, "size=+")
+    if kind == "in pieces":
+        (place, *_more) = interleave(tools, [slot], 64)
+    else:
+        tools.create([slot], "-n one -L 20m")
+        if kind == "striped":
+            tools.restore([slot], add(tools.text([slot]), STRANGE["striped"]))
+        (place, *_more) = tools.pieces([slot], "two" if kind == "striped" else "one")
+    with disks.LoopDevice(slot.path, *place) as loop:
+        disks.run("mkswap", loop.path)
+    assert map_of(slot.path).extents.total < 400 * MIB
+    with slot.path.open("r+b") as disk:
+        disk.seek(place[0] + 4086)
+        disk.write(b"S1SUSPEND\0")
+    found = map_of(slot.path)
+    assert found.extents.total == 400 * MIB
+    assert re.search("copied: volume vg/(one|two) holds a hibernated system", found.warnings[0])
+
+
 LABEL, MDA = (512, 160), (4096, 64)
 
 

@@ -227,6 +227,36 @@ def test_the_log_of_an_ntfs_is_judged_as_ntfs_3g_does(name: str, tmp_path: Path)
         assert "log" in is_whole(original)
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(0x20, "a record that goes on in others"),
+     (0x100, "a root directory whose blocks are not where its record says")],
+    ids=["an attribute list", "elsewhere"],
+)  # fmt: skip
+def test_an_ntfs_whose_root_directory_goes_on_in_other_records_is_copied_whole(
+    kind: int, reason: str, tmp_path: Path
+) -> None:
+    """Its index root alone names no hiberfil.sys."""
+    original = mkfs_ntfs(tmp_path / "disk.raw")
+    with disks.LoopDevice(original) as loop, disks.mounted(loop.path, "ntfs-3g", "rw") as top:
+        for index in range(300):
+            (top / f"a name that makes a large directory {index}").touch()
+        (top / "hiberfil.sys").write_bytes(b"hibr" + bytes(MIB))
+    log = _stream(original, 2)
+    pages = restart_page(2, 0, (1, 1), 7) * 2  # a clean log, so that ntfsresize is not asked
+    _write(original, log, pages + b"\xff" * (log.size - len(pages)))
+    assert "a hibernated Windows" in is_whole(original)
+    with original.open("r+b") as disk:
+        boot = ntfs_records.read_boot_sector(disk.read(512))
+        start = boot.mft * boot.cluster + 5 * boot.record
+        record = os.pread(disk.fileno(), boot.record, start)
+        (place,) = struct.unpack_from("<H", record, 20)
+        while struct.unpack_from("<I", record, place)[0] != ntfs_records.INDEX_ALLOCATION:
+            place += struct.unpack_from("<I", record, place + 4)[0]
+        os.pwrite(disk.fileno(), struct.pack("<I", kind), start + place)
+    assert reason in is_whole(original)
+
+
 def test_an_ntfs_whose_log_is_empty_only_at_its_beginning_is_copied_whole(tmp_path: Path) -> None:
     original = mkfs_ntfs(tmp_path / "disk.raw")
     log = _stream(original, 2)

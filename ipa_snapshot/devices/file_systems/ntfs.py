@@ -144,8 +144,11 @@ def directory(root: Record) -> Iterator[tuple[str, int]]:
     :raises: NotUnderstood, OSError
     """
     index = root.value(records.INDEX_ROOT, "$I30")
+    has_blocks = root.has(records.INDEX_ALLOCATION, "$I30")
+    if records.is_large(index) and not has_blocks:
+        raise NotUnderstood("a root directory whose blocks are not where its record says")
     yield from records.index_names(index, 16)
-    if not root.has(records.INDEX_ALLOCATION, "$I30"):
+    if not has_blocks:
         return
     (size,) = struct.unpack_from("<I", index, 8)
     if size not in (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536):

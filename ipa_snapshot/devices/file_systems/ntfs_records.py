@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ipa_snapshot.devices.file_systems.base import NotUnderstood
 
+ATTRIBUTE_LIST = 0x20
 NAME, VOLUME_INFORMATION, DATA, INDEX_ROOT, INDEX_ALLOCATION = 0x30, 0x70, 0x80, 0x90, 0xA0
 BITMAP = 0xB0
 _END = 0xFFFFFFFF
@@ -21,6 +22,7 @@ _STRIDE = 512  # each such part of a record ends in a number that tells whether 
 _MOST_CLUSTER = 65536
 _IN_USE = 0x1
 _LAST_ENTRY = 0x2
+_LARGE_INDEX = 0x1
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,12 @@ class Record:
         return attribute[start : start + length]
 
     def has(self, kind: int, name: str = "") -> bool:
-        """Return whether it has such an attribute."""
+        """Return whether it has such an attribute.
+
+        :raises: NotUnderstood where attributes lie in other records, too.
+        """
+        if any(found[0] == ATTRIBUTE_LIST for found in self.attributes):
+            raise NotUnderstood("a record that goes on in others")
         return any(found[:2] == (kind, name) for found in self.attributes)
 
     def _one(self, kind: int, name: str) -> bytes:
@@ -198,6 +205,11 @@ def read_runs(pairs: bytes, boot: Boot) -> Iterator[tuple[int, int]]:
             raise NotUnderstood("a file with a hole, or outside of the volume")
         yield cluster * boot.cluster, length * boot.cluster
         place = end
+
+
+def is_large(index: bytes) -> bool:
+    """Return whether an index has blocks outside of its root."""
+    return bool(index[16 + 12] & _LARGE_INDEX)
 
 
 def index_names(index: bytes, header: int) -> Iterator[tuple[str, int]]:

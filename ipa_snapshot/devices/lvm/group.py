@@ -56,9 +56,9 @@ class Member:
     extents: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Area:
-    """A run of extents of a physical volume."""
+    """A run of extents of a physical volume; a group may have 100,000."""
 
     member: str
     start: int
@@ -197,6 +197,9 @@ def _areas(segment: Section, members: dict[str, Member], volumes: frozenset[str]
     kind = segment.text("type").partition("+")[0]
     if not _TYPES.fullmatch(kind) or segment.sections:
         raise NotUnderstood("a segment of the unknown type %.40s" % kind)
+    for items_name, count_name in _COUNTS.items():
+        if count_name in segment.values and not segment.items(items_name):
+            raise NotUnderstood("a segment with %s, and no %s" % (count_name, items_name))
     length = segment.number("extent_count", 1, _MOST)
     for name, value in segment.values.items():
         items = value if isinstance(value, tuple) else (value,)

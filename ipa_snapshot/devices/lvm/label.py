@@ -37,17 +37,17 @@ class PhysicalVolume:
     :param uuid: without dashes.
     :param data: where its extents begin.
     :param metadata_areas: what of it holds metadata.
-    :param texts: the metadata, none if that is in other physical volumes alone.
+    :param text_areas: ``(offset, length)`` of each area that may hold a text.
     """
 
     uuid: str
     data: int
     metadata_areas: Extents
-    texts: tuple[str, ...]
+    text_areas: tuple[tuple[int, int], ...]
 
 
 def read_physical_volume(fd: int, start: int, size: int) -> PhysicalVolume:
-    """Read what lies at ``start`` of a disk.
+    """Read the label and the header that lie at ``start`` of a disk.
 
     :raises: NotUnderstood, OSError
     """
@@ -72,13 +72,23 @@ def read_physical_volume(fd: int, start: int, size: int) -> PhysicalVolume:
         raise NotUnderstood("LVM names %d metadata areas" % len(metadata_areas))
     if any(offset < _SECTOR or offset + length > size for offset, length in metadata_areas):
         raise NotUnderstood("an LVM metadata area is not within the partition")
-    texts = (_read_area(fd, start, offset, length) for offset, length in metadata_areas)
     return PhysicalVolume(
         uuid.decode("ascii"),
         data_areas[0][0],
         Extents([*metadata_areas, (0, _LABEL_SECTORS * _SECTOR)]),
-        tuple(text for text in texts if text is not None),
+        tuple(metadata_areas),
     )
+
+
+def read_texts(fd: int, start: int, volume: PhysicalVolume) -> Iterator[str]:
+    """Yield the metadata of a physical volume: none if that is in others alone.
+
+    :raises: NotUnderstood, OSError
+    """
+    for offset, length in volume.text_areas:
+        text = _read_area(fd, start, offset, length)
+        if text is not None:
+            yield text
 
 
 def checksum(content: bytes) -> int:

@@ -6,18 +6,24 @@ whole. Physical volumes on other disks are missing here: so are parts of the vol
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from ipa_snapshot.devices.contents import FAILURES
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.file_systems.base import NotUnderstood
 from ipa_snapshot.devices.lvm.group import Area, Member, Volume, VolumeGroup, parse_group
-from ipa_snapshot.devices.lvm.label import PhysicalVolume, read_physical_volume
+from ipa_snapshot.devices.lvm.label import PhysicalVolume, read_physical_volume, read_texts
 from ipa_snapshot.devices.partitions import Slot
 from ipa_snapshot.devices.source import Source
 
 # Each is a row of the result, which has to stay small.
 _MOST_VOLUMES = 128
+# Of all physical volumes together. Those of a group hold one text, and each counts once: 128 of a
+# group come to some 50 KiB. Parsing a MiB takes seconds, and 256 of them took 4 GB.
+_MOST_TEXT = 8 * 1024 * 1024
+_MOST_AREAS = 200_000
 
 
 @dataclass(frozen=True)
@@ -79,15 +85,60 @@ class _Found:
     uuids: frozenset[str]
 
 
-def read_layout(source: Source, slots: Iterable[Slot]) -> Layout:
-    """Read the physical volumes in some partitions; whatever is on them, there is an answer."""
-    found: list[_Found] = []
-    refused: list[tuple[Slot, str]] = []
-    for slot in slots:
+class _TooMuch(Exception):
+    """What all physical volumes hold takes too much memory or time; the message says which."""
+
+
+class _Texts:
+    """Parses each text once, and not more of them than there is memory and time for."""
+
+    def __init__(self, why_stop: Callable[[], str | None]) -> None:
+        self._why_stop = why_stop
+        self._known: dict[str, VolumeGroup | NotUnderstood] = {}
+        self._length = self._areas = 0
+
+    def parse(self, text: str) -> VolumeGroup:
+        """Return the group that a text describes.
+
+        :raises: NotUnderstood, _TooMuch
+        """
+        if reason := self._why_stop():
+            raise _TooMuch(reason)
+        if text not in self._known:
+            self._known[text] = self._parse(text)
+        found = self._known[text]
+        if isinstance(found, NotUnderstood):
+            raise NotUnderstood(str(found))
+        return found
+
+    def _parse(self, text: str) -> VolumeGroup | NotUnderstood:
+        self._length += len(text)
+        if self._length > _MOST_TEXT:
+            raise _TooMuch("LVM has more than %d bytes of metadata on this disk" % _MOST_TEXT)
         try:
-            found.append(_find(source, slot))
-        except (NotUnderstood, OSError) as exc:
-            refused.append((slot, str(exc)))
+            group = parse_group(text)
+        except FAILURES as exc:
+            return NotUnderstood(str(exc))
+        self._areas += sum(len(volume.areas) for volume in group.volumes)
+        if self._areas > _MOST_AREAS:
+            raise _TooMuch("LVM's volumes have more than %d parts on this disk" % _MOST_AREAS)
+        return group
+
+
+def read_layout(
+    source: Source, slots: Iterable[Slot], why_stop: Callable[[], str | None] = lambda: None
+) -> Layout:
+    """Read the physical volumes in some partitions; whatever is on them, there is an answer.
+
+    Where that is too much, all are refused: those not read may contradict those that were.
+
+    :param why_stop: gives a reason not to go on, or None.
+    """
+    slots = list(slots)
+    try:
+        found, refused = _find_all(source, slots, _Texts(why_stop))
+    except _TooMuch as exc:
+        return Layout((), (), tuple((slot, str(exc)) for slot in slots))
     members: list[PlacedMember] = []
     volumes: list[PlacedVolume] = []
     for parts in _by_group(found):
@@ -96,16 +147,45 @@ def read_layout(source: Source, slots: Iterable[Slot]) -> Layout:
             placed = _place_volumes(group, parts)
             if len(volumes) + len(placed) > _MOST_VOLUMES:
                 raise NotUnderstood("more than %d logical volumes" % _MOST_VOLUMES)
-            members += [_place_member(group, part) for part in parts]
-            volumes += placed
-        except NotUnderstood as exc:
+            placed_members = [_place_member(group, part) for part in parts]
+        except FAILURES as exc:
             refused += [(part.slot, str(exc)) for part in parts]
+        else:
+            members += placed_members
+            volumes += placed
     return Layout(tuple(members), tuple(volumes), tuple(refused))
 
 
-def _find(source: Source, slot: Slot) -> _Found:
-    header = read_physical_volume(source.fd, slot.start, slot.size)
-    groups = tuple(map(parse_group, header.texts))
+def _find_all(
+    source: Source, slots: list[Slot], texts: _Texts
+) -> tuple[list[_Found], list[tuple[Slot, str]]]:
+    """Return what was found, and the physical volumes that are refused, and why.
+
+    :raises: _TooMuch
+    """
+    headers: list[tuple[Slot, PhysicalVolume]] = []
+    found: list[_Found] = []
+    refused: list[tuple[Slot, str]] = []
+    for slot in slots:
+        try:
+            headers.append((slot, read_physical_volume(source.fd, slot.start, slot.size)))
+        except FAILURES as exc:
+            refused.append((slot, str(exc)))
+    uses = Counter(header.uuid for _slot, header in headers)
+    for slot, header in headers:
+        if uses[header.uuid] > 1:
+            # Its group is refused for that, whatever its text says.
+            found.append(_Found(slot, header, (), frozenset({header.uuid})))
+            continue
+        try:
+            found.append(_find(source, slot, header, texts))
+        except FAILURES as exc:
+            refused.append((slot, str(exc)))
+    return found, refused
+
+
+def _find(source: Source, slot: Slot, header: PhysicalVolume, texts: _Texts) -> _Found:
+    groups = tuple(map(texts.parse, read_texts(source.fd, slot.start, header)))
     members = {member.uuid for group in groups for member in group.members}
     return _Found(slot, header, groups, frozenset(members | {header.uuid}))
 
@@ -128,14 +208,15 @@ def _by_group(found: list[_Found]) -> Iterator[list[_Found]]:
 
 def _agreed(parts: list[_Found]) -> VolumeGroup:
     """Return the one group that all metadata of these physical volumes describes."""
-    groups = {group for part in parts for group in part.groups}
-    if not groups:
-        raise NotUnderstood("the metadata of its volume group is not on this disk")
-    if len(groups) > 1:
-        raise NotUnderstood("its metadata areas contradict each other")
-    (group,) = groups
     if len({part.header.uuid for part in parts}) < len(parts):
         raise NotUnderstood("two physical volumes have the same uuid")
+    # One object for each text: to compare 256 groups of 100,000 areas, or their hashes, takes long.
+    groups = list({id(group): group for part in parts for group in part.groups}.values())
+    if not groups:
+        raise NotUnderstood("the metadata of its volume group is not on this disk")
+    group = groups[0]
+    if any(other != group for other in groups):
+        raise NotUnderstood("its metadata areas contradict each other")
     by_uuid = {member.uuid: member for member in group.members}
     for part in parts:
         member = by_uuid.get(part.header.uuid)

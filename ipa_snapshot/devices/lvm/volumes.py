@@ -44,7 +44,10 @@ def map_volume(path: str, placed: PlacedVolume, most: int) -> MappedVolume:
         if placed.reason is not None:
             raise NotUnderstood(placed.reason)
         with volume_view(path, placed.pieces) as view:
-            fs = partitions.identify(view.path, 0, view.size)
+            content = partitions.examine_view(view)
+            fs = content.fs
+            if content.reason is not None:
+                raise NotUnderstood(content.reason)
             found = contents.map_view(view, fs)
     except contents.FAILURES as exc:
         return _whole(placed, fs, str(exc))

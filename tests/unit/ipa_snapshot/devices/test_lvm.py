@@ -3,13 +3,16 @@
 
 import os
 import struct
+import time
+import tracemalloc
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from ipa_snapshot.devices.extents import Extents
 from ipa_snapshot.devices.file_systems.base import NotUnderstood
-from ipa_snapshot.devices.lvm import text
+from ipa_snapshot.devices.lvm import layout, text
 from ipa_snapshot.devices.lvm.group import parse_group
 from ipa_snapshot.devices.lvm.label import checksum
 from ipa_snapshot.devices.lvm.layout import Layout, read_layout
@@ -174,6 +177,10 @@ REFUSED = {
     "which is not there": {"one": GOOD.replace('"pv0"', '"pv9"')},
     "wrong number of stripes": {"one": GOOD.replace("stripe_count = 1", "stripe_count = 2")},
     "extent_count": {"one": GOOD.replace("extent_count = 2", "extent_count = 99999999999")},
+    "stripe_count, and no stripes": {"one": GOOD.replace('stripes = ["pv0", 0]', "")},
+    "mirror_count, and no mirrors": {
+        "one": GOOD.replace("stripe_count", "mirror_count").replace('stripes = ["pv0", 0]', "")
+    },
     "more than 128": {"lv%d" % number: linear(("pv0", number, 1)) for number in range(129)},
 }
 
@@ -214,6 +221,19 @@ def test_a_group_that_is_not_understood_is_refused(
     layout = layout_of(disk, physical_volume(content.replace(old, new)))
     assert (layout.members, layout.volumes) == ((), ())
     assert reason in layout.refused[0][1]
+
+
+def test_what_a_parser_trips_over_is_refused(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trip(*_: object) -> NoReturn:
+        raise IndexError("tuple index out of range")
+
+    begin = physical_volume(group_text({"one": GOOD}))
+    for name in ("parse_group", "_place_member", "read_physical_volume"):
+        with monkeypatch.context() as patch:
+            patch.setattr(layout, name, trip)
+            found = layout_of(disk, begin)
+        assert (found.members, found.volumes) == ((), ())
+        assert "out of range" in found.refused[0][1]
 
 
 def test_physical_volumes_of_two_minds_are_all_refused(disk: Path) -> None:
@@ -259,6 +279,103 @@ def test_a_label_in_two_sectors_and_an_unfinished_change_are_refused(disk: Path)
     begin[1024:1536] = begin[512:1024]
     struct.pack_into("<Q", begin, 1032, 2)
     assert "2 valid LVM labels" in layout_of(disk, bytes(begin)).refused[0][1]
+
+
+def test_of_128_physical_volumes_of_a_group_each_is_understood(disk: Path) -> None:
+    uuids = tuple("%032d" % number for number in range(128))
+    volumes = {"lv%d" % number: linear(("pv%d" % number, 0, 3)) for number in range(128)}
+    content = group_text(volumes, uuids)
+    # as of an LVM that notes for each the second in which it was written
+    begins = [
+        physical_volume("creation_time = %d\n%s" % (number, content), uuid)
+        for number, uuid in enumerate(uuids)
+    ]
+    began = time.monotonic()
+    found = layout_of(disk, *begins)
+    print("128 physical volumes: %.1f s" % (time.monotonic() - began))
+    assert (len(found.members), len(found.volumes), found.refused) == (128, 128, ())
+
+
+def _of_many_areas(name: str, uuid: str, count: int) -> bytes:
+    """Return a physical volume whose volume has many areas, in a text of nearly a MiB."""
+    stripes = ",".join(['"p",0'] * count)
+    content = group_text(
+        {"one": "id = 1 status = [] segment_count = 1 segment1 { start_extent = 0 extent_count = "
+         '%d type = "striped" stripe_count = %d stripes = [%s] }' % (count, count, stripes)},
+        (uuid,), more="# " + name,
+    )  # fmt: skip
+    return physical_volume(content.replace("pv0 {", "p {"), uuid)
+
+
+def test_not_more_is_parsed_than_there_is_memory_for(disk: Path) -> None:
+    begins = [_of_many_areas(str(number), "%032d" % number, 90_000) for number in range(20)]
+    began = time.monotonic()
+    tracemalloc.start()
+    found = layout_of(disk, *begins)
+    _now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print("%.0f MB, %.1f s" % (most / 1e6, time.monotonic() - began))
+    assert (found.members, found.volumes) == ((), ())
+    assert {said for _slot, said in found.refused} == {
+        "LVM's volumes have more than 200000 parts on this disk"
+    }
+    assert len(found.refused) == 20
+    assert most < 300e6
+
+
+def test_not_more_text_is_parsed_than_there_is_time_for(disk: Path) -> None:
+    noise = "# %s\n" % ("x" * 1_000_000)
+    begins = [
+        physical_volume(noise + "# %d\n" % number + group_text({}, (uuid,)), uuid)
+        for number, uuid in enumerate("%032d" % number for number in range(9))
+    ]
+    found = layout_of(disk, *begins)
+    assert {said for _slot, said in found.refused} == {
+        "LVM has more than 8388608 bytes of metadata on this disk"
+    }
+    assert layout_of(disk, *begins[:8]).refused == ()
+
+
+def test_a_text_that_is_refused_is_parsed_once(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    def parse(content: str) -> NoReturn:
+        parsed.append(content)
+        raise NotUnderstood("noise")
+
+    monkeypatch.setattr(layout, "parse_group", parse)
+    begins = [physical_volume("noise", "%032d" % number) for number in range(9)]
+    assert len(layout_of(disk, *begins).refused) == 9
+    assert len(parsed) == 1
+
+
+def test_what_has_the_uuid_of_another_is_not_parsed(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = group_text({"root": linear(("pv0", 0, 1), ("pv1", 0, 1))}, UUIDS)
+    begins = [physical_volume(content, uuid) for uuid in (UUIDS[0], UUIDS[1], UUIDS[0])]
+    found = layout_of(disk, *begins)
+    assert {said for _slot, said in found.refused} == {"two physical volumes have the same uuid"}
+    assert sorted(slot.number for slot, _said in found.refused) == [1, 2, 3]
+    monkeypatch.setattr(layout, "parse_group", lambda _content: pytest.fail("parsed"))
+    assert len(layout_of(disk, begins[0], begins[2]).refused) == 2
+
+
+def test_where_no_time_is_left_all_are_refused(disk: Path) -> None:
+    begins = [physical_volume(group_text({}, (uuid,)), uuid) for uuid in UUIDS]
+    asked: list[None] = []
+
+    def why_stop() -> str | None:
+        asked.append(None)
+        return "it is late" if len(asked) > 1 else None
+
+    layout_of(disk, *begins)
+    with open_source(str(disk)) as source:
+        found = read_layout(source, [Slot(1, 0, SIZE), Slot(2, SIZE, SIZE)], why_stop)
+    assert (found.members, found.volumes) == ((), ())
+    assert [(slot.number, said) for slot, said in found.refused] == [
+        (1, "it is late"), (2, "it is late"),
+    ]  # fmt: skip
 
 
 def test_a_physical_volume_that_ends_too_early_is_refused(disk: Path) -> None:
