@@ -3,10 +3,11 @@
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 from uuid import UUID
 
 from oslo_log import log
@@ -30,6 +31,7 @@ from snapshot_core.storage.base import Storage
 LOG = log.getLogger(__name__)
 
 _STOP_INTERVAL_S = 5
+_MOST_S = 5  # a look for the object that ends it is waited for
 _MOST_LOST = 100  # of the extents that were lost, so many are named in a result
 
 
@@ -149,14 +151,15 @@ def take_snapshot(
     key = request.encrypt_for
     writers.check_options(name, request.bad_sectors, trust.insecure, key is not None)
     lost = LostSectors() if request.bad_sectors == "zero" else None
+    listeners = [on_progress] if on_progress else []
     with (
         open_source(device.name, lost) as source,
         open_storage(request.location, request.credentials, trust) as storage,
         ProgressObject(storage, request.image_name) as shown,
+        _StopWatch(storage, request.image_name, [shown, *listeners]) as watch,
     ):
         _check_size(device, source)
-        listeners: list[OnProgress] = [shown, *([on_progress] if on_progress else [])]
-        meter = Meter(_StopWatch(storage, request.image_name, listeners))
+        meter = Meter(watch)
         meter.phase("prepare")
         storage.claim(request.image_name)
         with contextlib.ExitStack() as undo:
@@ -215,26 +218,38 @@ def _check_size(device: BlockDevice, source: Source) -> None:
 class _StopWatch:
     """Hands progress on, and ends the snapshot when the conductor's side asks for that.
 
-    It asks by the object that :func:`snapshot_core.location.stop_name` names.
+    It asks by the object that :func:`snapshot_core.location.stop_name` names. That is looked for in
+    a thread of its own while the ``with`` lasts, so that a storage which is slow to say whether it
+    is there delays nothing.
     """
 
     def __init__(self, storage: Storage, image_name: str, listeners: Sequence[OnProgress]) -> None:
         self._storage = storage
         self._image_name = image_name
         self._listeners = listeners
-        self._asked = time.monotonic()
+        self._is_unwanted = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="snapshot-stop", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._over.set()
+        # What is looked into may be an export that is unmounted next; what hangs is left.
+        self._thread.join(_MOST_S)
 
     def __call__(self, progress: Progress) -> None:
         for listener in self._listeners:
             listener(progress)
-        if time.monotonic() - self._asked >= _STOP_INTERVAL_S:
-            self._asked = time.monotonic()
-            if self._is_unwanted():
-                raise errors.Cancelled("%s is not wanted any more" % self._image_name)
+        if self._is_unwanted:
+            raise errors.Cancelled("%s is not wanted any more" % self._image_name)
 
-    def _is_unwanted(self) -> bool:
-        try:
-            return self._storage.exists(stop_name(self._image_name))
-        except errors.StorageUnavailable as exc:
-            LOG.debug("Not told whether to go on: %(reason)s", {"reason": exc})
-            return False
+    def _watch(self) -> None:
+        while not self._is_unwanted and not self._over.wait(_STOP_INTERVAL_S):
+            try:
+                with self._storage.briefly():
+                    self._is_unwanted = self._storage.exists(stop_name(self._image_name))
+            except errors.SnapshotError as exc:
+                LOG.debug("Not told whether to go on: %(reason)s", {"reason": exc})

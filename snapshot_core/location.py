@@ -4,7 +4,7 @@
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from snapshot_core import errors
 
@@ -17,6 +17,8 @@ NAME_LIMIT = 255 - len(PART_SUFFIX)
 _NFS_SHORT = re.compile(
     r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.%]+\]):(?P<path>/(?!/).*)"
 )
+_BARE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+_PATH_CHARS = "/%!$&'()*+,;=:@"  # RFC 3986, 3.3
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,13 @@ class Location:
             raise errors.InvalidRequest(
                 "the host of the storage URL%s must not begin with '-'" % _quoted(url)
             )
+        if host is not None and not host.isascii():
+            raise errors.InvalidRequest(
+                "the host of the storage URL%s must be plain ASCII: write xn--..." % _quoted(url)
+            )
         if parts.scheme in ("http", "https"):
             _refuse_dots(url, unquote(parts.path))
-            return cls(parts.scheme, parts.netloc, parts.path.rstrip("/"))
+            return cls(parts.scheme, parts.netloc, _encoded_path(parts.path.rstrip("/")))
         return cls(parts.scheme, parts.netloc, _plain_path(url, unquote(parts.path)))
 
 
@@ -145,6 +151,14 @@ def stop_name(name: str) -> str:
     A running command of the agent's cannot be cancelled through its API.
     """
     return name + STOP_SUFFIX
+
+
+def _encoded_path(path: str) -> str:
+    """Percent-encode what is not encoded yet, as the headers that hold a URL want it.
+
+    Of a path in which any '%' stands for itself, urllib3 2.8 would encode all of them again.
+    """
+    return quote(_BARE_PERCENT.sub("%25", path), safe=_PATH_CHARS)
 
 
 def _plain_path(url: str, path: str) -> str:

@@ -104,7 +104,10 @@ class Storage(ABC):
         return contextlib.nullcontext()
 
     def briefly(self) -> contextlib.AbstractContextManager[None]:
-        """Within this, what this thread asks is soon given up if there is no answer."""
+        """Within this, what this thread asks is soon given up if there is no answer.
+
+        A storage that answers to come again later is asked no second time, save to remove.
+        """
         return contextlib.nullcontext()
 
     def claim(self, name: str) -> None:

@@ -14,7 +14,7 @@ from snapshot_core import errors
 from snapshot_core.credentials import Credentials, Trust, is_untrusted
 from snapshot_core.digest import DigestAuth
 from snapshot_core.session import Session
-from snapshot_core.storage.connections import wait_when_sending
+from snapshot_core.storage.connections import AnsweredEarly, guard_sending
 from snapshot_core.storage.parts import Part
 from snapshot_core.storage.patience import Away
 
@@ -27,7 +27,7 @@ _OUT_OF_DATE = (9, 10)
 def open_session(credentials: Credentials | None, trust: Trust) -> requests.Session:
     """Return a session that sends the ``credentials``, and takes nothing from the environment."""
     session = Session()
-    wait_when_sending(session)
+    guard_sending(session)
     # A size that a server reports must be that of the bytes, not of their compressed form.
     session.headers["Accept-Encoding"] = "identity"
     trust.apply(session)
@@ -46,7 +46,8 @@ def exchange(
     send it for ever.
 
     :param timeout_s: for connecting, and for each further step, in seconds.
-    :raises: StorageUnavailable; Away, if the same request may be answered a little later.
+    :raises: StorageUnavailable; Away, if the same request may be answered a little later, or was
+        answered well before the server had all of it; AnotherConnection
     """
     auth = session.auth if isinstance(session.auth, DigestAuth) else None
     options |= {"timeout": timeout_s, "allow_redirects": False, "stream": True}
@@ -55,6 +56,8 @@ def exchange(
             answer = session.request(method, url, **options)
         else:
             answer = _send_with_digest(session, auth, method, url, options)
+    except AnsweredEarly as exc:
+        raise Away("%s %s" % (url, exc)) from exc
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
         if auth is not None:
             # A server that was restarted, and breaks off when it sees an old answer in front of

@@ -17,6 +17,7 @@ LOG = log.getLogger(__name__)
 # then. Only what was begun waits for so long: hours of it may be at stake.
 OUTAGE_S = 900
 _PAUSE = tenacity.wait_random_exponential(multiplier=0.5, max=15)
+_LEAST_S = 1.0
 sleep = time.sleep
 
 
@@ -39,9 +40,12 @@ def outlive_outages() -> tenacity.Retrying:
     return _retrying(lambda exc: isinstance(exc, Away))
 
 
-def wait_if_asked_to() -> tenacity.Retrying:
-    """Return what repeats an idempotent call for as long as the server asks to come again later."""
-    return _retrying(lambda exc: isinstance(exc, Away) and exc.retry_after_s is not None)
+def wait_if_asked_to(most_s: float | None = None) -> tenacity.Retrying:
+    """Return what repeats an idempotent call for as long as the server asks to come again later.
+
+    :param most_s: for how many seconds at most; 0: not at all. By default for an outage's.
+    """
+    return _retrying(lambda exc: isinstance(exc, Away) and exc.retry_after_s is not None, most_s)
 
 
 def parse_retry_after(text: str | None) -> float | None:
@@ -57,10 +61,12 @@ def parse_retry_after(text: str | None) -> float | None:
     return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
 
 
-def _retrying(is_worth_it: Callable[[BaseException], bool]) -> tenacity.Retrying:
+def _retrying(
+    is_worth_it: Callable[[BaseException], bool], most_s: float | None = None
+) -> tenacity.Retrying:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_worth_it),
-        stop=_OutageTooLong(),
+        stop=_OutageTooLong(OUTAGE_S if most_s is None else min(most_s, OUTAGE_S)),
         wait=_pause,
         sleep=sleep,
         before_sleep=_tell,
@@ -71,21 +77,25 @@ def _retrying(is_worth_it: Callable[[BaseException], bool]) -> tenacity.Retrying
 class _OutageTooLong(tenacity.stop.stop_base):
     """Counts from the first failure: the attempt before it may have taken long, and rightly so."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
         self._began: float | None = None
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
         now = time.monotonic()
         if self._began is None:
             self._began = now
-        return now - self._began + state.upcoming_sleep > OUTAGE_S
+        return now - self._began + state.upcoming_sleep > self._most_s
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
     error = _error(state)
-    if isinstance(error, Away) and error.retry_after_s is not None:
+    if not isinstance(error, Away) or error.retry_after_s is None:
+        return _PAUSE(state)
+    if error.retry_after_s >= _LEAST_S:
         return error.retry_after_s
-    return _PAUSE(state)
+    # "At once" is said in each answer, and so is a date that has passed by this machine's clock.
+    return max(_LEAST_S, _PAUSE(state))
 
 
 def _tell(state: tenacity.RetryCallState) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 from urllib import parse
 
@@ -21,6 +22,7 @@ from snapshot_core.credentials import Credentials, Trust
 from snapshot_core.location import Location, check_object_name
 from snapshot_core.storage import parts, patience
 from snapshot_core.storage.base import Storage
+from snapshot_core.storage.connections import AnotherConnection, last_used, only_over
 from snapshot_core.storage.exchange import Body, exchange, open_session
 from snapshot_core.storage.refusals import refusal, succeeded
 
@@ -39,7 +41,9 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 # What a claimed object holds; a range written over its end shows whether the server takes ranges.
 _CLAIM = b"claimed by ipa-snapshot"
 _RANGE = b"ipa-snapshot, in ranges"
-_RANGE_START = 11
+_RANGE_BEFORE_END = 12
+# A server may have all of a request whose answer was not waited for, and do it a little later.
+_LATE_S = 2.0
 
 
 class WebdavStorage(Storage):
@@ -55,7 +59,7 @@ class WebdavStorage(Storage):
         self._is_patient = False
         self._own = _Own()
         self._session = open_session(credentials, trust)
-        self._claimed: set[str] = set()
+        self._claimed: dict[str, bytes] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -75,13 +79,15 @@ class WebdavStorage(Storage):
     @contextlib.contextmanager
     def briefly(self) -> Iterator[None]:
         """See :meth:`.Storage.briefly`."""
-        before, self._own.timeout_s = self._own.timeout_s, _BRIEF_S
+        before, self._own.is_brief = self._own.is_brief, True
         try:
             yield
         finally:
-            self._own.timeout_s = before
+            self._own.is_brief = before
 
     def _repeating(self) -> tenacity.Retrying:
+        if self._own.is_brief:
+            return patience.wait_if_asked_to(0)
         return patience.outlive_outages() if self._is_patient else patience.wait_if_asked_to()
 
     def describe(self, name: str) -> str:
@@ -117,7 +123,6 @@ class WebdavStorage(Storage):
             ) from exc
         except errors.WriteFailed as exc:
             raise errors.StorageUnavailable(str(exc)) from exc
-        self._claimed.add(name)
 
     def _create_by_move(self, name: str) -> None:
         # Made under another name and moved: that proves, before hours of upload and not after
@@ -126,6 +131,7 @@ class WebdavStorage(Storage):
         try:
             self._put(probe, _CLAIM)
             self.rename(probe, name)
+            self._claimed[name] = _CLAIM
         except _CannotMove as exc:
             self.discard(probe)
             LOG.warning(
@@ -143,12 +149,39 @@ class WebdavStorage(Storage):
         # The header makes it one step where the server honours it; nginx 1.22 does not.
         if self.exists(name):
             raise _Taken(self.describe(name))
+        # Which of two is ours shows only by what it holds.
+        claim = b"%s %s" % (_CLAIM, uuid.uuid4().hex.encode())
         headers = {"If-None-Match": "*"}
-        with self._request("PUT", name, data=_CLAIM, headers=headers) as answer:
-            if answer.status_code == 412:
-                raise _Taken(self.describe(name))
-            if not succeeded(answer):
-                raise refusal(self.describe(name), answer)
+        try:
+            with self._request("PUT", name, data=claim, headers=headers) as answer:
+                if answer.status_code == 412:
+                    raise _Taken(self.describe(name))
+                if not succeeded(answer):
+                    raise refusal(self.describe(name), answer)
+        except _Taken:
+            raise
+        except BaseException:
+            self._withdraw(name, claim)
+            raise
+        self._claimed[name] = claim
+
+    def _withdraw(self, name: str, claim: bytes) -> None:
+        """Remove a claim of ours that may have been made all the same; never raise, but log it."""
+        time.sleep(_LATE_S)
+        try:
+            with self.briefly():
+                if not self.exists(name):
+                    return
+                with self.read(name) as chunks:
+                    is_ours = next(chunks, b"") == claim
+        except errors.SnapshotError as exc:
+            LOG.error(
+                "%(where)s may be left behind: %(reason)s",
+                {"where": self.describe(name), "reason": exc},
+            )
+            return
+        if is_ours:
+            self.discard(name)
 
     def size(self, name: str) -> int | None:
         """See :meth:`.Storage.size`."""
@@ -206,7 +239,7 @@ class WebdavStorage(Storage):
                 length = size
             chunks = itertools.chain(parts.consume(head), chunks)
         if (length is None or length > parts.PART) and self._takes_ranges(name):
-            confirmed = time.monotonic()
+            confirmed: _Confirmation | None = None
             for part in parts.split(chunks, length):
                 confirmed = self._put_part(name, part, confirmed)
                 part.drop()
@@ -227,39 +260,47 @@ class WebdavStorage(Storage):
         Its status would not do: a server that does not know ``Content-Range`` may answer 204 to
         it and replace the object (RFC 9110, 14.5).
         """
-        if name not in self._claimed:
+        if (claim := self._claimed.get(name)) is None:
             return False
+        start = len(claim) - _RANGE_BEFORE_END
         try:
-            self._put(name, _RANGE, _range(_RANGE_START, len(_RANGE)))
+            self._put(name, _RANGE, _range(start, len(_RANGE)))
             with self.read(name) as chunks:
                 found = b"".join(itertools.islice(chunks, 1))
         except (errors.StorageUnavailable, errors.WriteFailed) as exc:
             LOG.debug("No ranges: %(reason)s", {"reason": exc})
             return False
-        return found == _CLAIM[:_RANGE_START] + _RANGE
+        return found == claim[:start] + _RANGE
 
-    def _put_part(self, name: str, part: parts.Part, confirmed: float) -> float:
-        """Write a part, and return when it was confirmed.
+    def _put_part(
+        self, name: str, part: parts.Part, before: "_Confirmation | None"
+    ) -> "_Confirmation":
+        """Write a part, and return how it was confirmed.
 
-        :param confirmed: when the last one was.
+        :param before: how the last one was.
         """
-        is_certain = time.monotonic() - confirmed < _QUIET_S
 
         def attempt() -> None:
-            nonlocal is_certain
-            if part.start and not is_certain:
+            nonlocal before
+            last, before = before, None
+            if last is not None and time.monotonic() - last.at < _QUIET_S:
+                # The server has read the last part to its end if it reads on behind it. Else its
+                # end may have been lost on the way, and this part would leave a hole there.
+                with contextlib.suppress(AnotherConnection), only_over(last.connection):
+                    return self._send_part(name, part)
+            if part.start:
                 self._expect_beginning(name, part)
-            is_certain = False
-            with self._request(
-                "PUT", name, data=part, headers=_range(part.start, len(part))
-            ) as answer:
-                if not succeeded(answer):
-                    raise refusal(self.describe(name), answer)
-                if part.start and answer.status_code == 201:  # it made the object, with a hole
-                    raise self._mismatch(name, part, None)
+            self._send_part(name, part)
 
         patience.outlive_outages()(attempt)
-        return time.monotonic()
+        return _Confirmation(time.monotonic(), last_used())
+
+    def _send_part(self, name: str, part: parts.Part) -> None:
+        with self._request("PUT", name, data=part, headers=_range(part.start, len(part))) as answer:
+            if not succeeded(answer):
+                raise refusal(self.describe(name), answer)
+            if part.start and answer.status_code == 201:  # it made the object, with a hole
+                raise self._mismatch(name, part, None)
 
     def _expect_beginning(self, name: str, part: parts.Part) -> None:
         # Apache 2.4 fills what it does not have with zeros: after an outage the object may be
@@ -283,7 +324,9 @@ class WebdavStorage(Storage):
     def read(self, name: str) -> Iterator[Iterator[bytes]]:
         """See :meth:`.Storage.read`."""
         with contextlib.ExitStack() as stack:
-            answer = patience.wait_if_asked_to()(self._open, name, stack)
+            answer = patience.wait_if_asked_to(0 if self._own.is_brief else None)(
+                self._open, name, stack
+            )
             yield self._chunks(name, answer)
 
     def _open(self, name: str, stack: contextlib.ExitStack) -> requests.Response:
@@ -349,7 +392,12 @@ class WebdavStorage(Storage):
 
     def remove(self, name: str) -> None:
         """See :meth:`.Storage.remove`."""
-        self._repeating()(self._remove, name)
+        retrying = self._repeating()
+        if self._own.is_brief:
+            # What is left behind blocks a name, or passes for an image: that is worth some time.
+            brief = patience.wait_if_asked_to(_BRIEF_S[1])
+            retrying = patience.outlive_outages() if self._is_patient else brief
+        retrying(self._remove, name)
 
     def _remove(self, name: str) -> None:
         with self._request("DELETE", name) as answer:
@@ -360,13 +408,22 @@ class WebdavStorage(Storage):
         self, method: str, name: str, **options: Any
     ) -> contextlib.AbstractContextManager[requests.Response]:
         url = self.describe(check_object_name(name))
-        return exchange(self._session, method, url, self._own.timeout_s, **options)
+        timeout_s = _BRIEF_S if self._own.is_brief else _TIMEOUT_S
+        return exchange(self._session, method, url, timeout_s, **options)
 
 
 class _Own(threading.local):
     """What is another thing in each thread."""
 
-    timeout_s = _TIMEOUT_S
+    is_brief = False
+
+
+@dataclass(frozen=True)
+class _Confirmation:
+    """When, and over which connection, the server confirmed a part."""
+
+    at: float
+    connection: object
 
 
 class _Taken(errors.InvalidRequest):

@@ -235,13 +235,21 @@ def test_an_interrupt_between_the_image_and_its_manifest_leaves_nothing(
 def test_what_fails_as_soon_as_the_name_is_claimed_leaves_nothing(
     directory: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    starts = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "snapshot-progress":
+            raise RuntimeError("can't start new thread")
+        starts(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="new thread"):
         take_snapshot(_request(directory), describe_path(str(disk)))
     assert list(directory.iterdir()) == []
+
+
+def _watches() -> bool:
+    return "snapshot-stop" in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize(
@@ -251,16 +259,82 @@ def test_what_fails_as_soon_as_the_name_is_claimed_leaves_nothing(
 def test_a_snapshot_that_is_not_wanted_any_more_ends_and_leaves_nothing(
     directory: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, writer: str, phase: str
 ) -> None:
-    monkeypatch.setattr(capture, "_STOP_INTERVAL_S", 0)
+    monkeypatch.setattr(capture, "_STOP_INTERVAL_S", 0.01)
 
     def ask_to_stop(progress: Progress) -> None:
         if progress.phase == phase:
             (directory / "image.stop").touch()
+            deadline = time.monotonic() + 30
+            while _watches() and time.monotonic() < deadline:  # until it has found it
+                time.sleep(0.01)
 
     request = _request(directory, writer=writer)
     with pytest.raises(errors.Cancelled, match="image is not wanted any more"):
         take_snapshot(request, describe_path(str(disk)), on_progress=ask_to_stop)
     assert [path.name for path in directory.iterdir()] == ["image.stop"]
+
+
+def test_nobody_looks_for_an_end_after_the_end(directory: Path, disk: Path) -> None:
+    watched: list[bool] = []
+    take_snapshot(
+        _request(directory), describe_path(str(disk)),
+        on_progress=lambda _progress: watched.append(_watches()),
+    )  # fmt: skip
+    assert all(watched)
+    assert not _watches()
+
+
+class SlowToSay(Collection):
+    """Hangs, or answers 503, when it is asked whether there is an object that asks to stop."""
+
+    def __init__(self, answer: Answer | None) -> None:
+        super().__init__()
+        self.answer = answer
+        self.asked = 0
+        self.over = threading.Event()
+
+    def _head(self, name: str, request: Request) -> Answer:
+        if name != "image.stop":
+            return self._get(name, request)
+        self.asked += 1
+        if self.answer is None:
+            self.over.wait(60)
+        return self.answer or Answer(404)
+
+
+@pytest.mark.parametrize("writer", ["dd", "stream"])
+@pytest.mark.parametrize("is_interrupted", [False, True])
+@pytest.mark.parametrize(
+    "answer", [None, Answer(503), Answer(503, headers={"Retry-After": "20"})]
+)  # fmt: skip
+def test_a_storage_that_does_not_say_whether_to_stop_holds_nobody_up(
+    serve: Callable[..., AnsweringServer], disk: Path, monkeypatch: pytest.MonkeyPatch,
+    answer: Answer | None, is_interrupted: bool, writer: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(capture, "_STOP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(capture, "_MOST_S", 0.5)
+    storage = SlowToSay(answer)
+
+    def go_on(progress: Progress) -> None:
+        if progress.phase == "stream":
+            deadline = time.monotonic() + 10
+            while storage.asked < (1 if answer is None else 3) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if is_interrupted:
+                raise KeyboardInterrupt
+
+    request = SnapshotRequest.parse(serve(storage).url + "/dir", "image", writer=writer)
+    began = time.monotonic()
+    if is_interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            take_snapshot(request, describe_path(str(disk)), on_progress=go_on)
+        assert storage.objects == {}
+    else:
+        take_snapshot(request, describe_path(str(disk)), on_progress=go_on)
+        assert sorted(storage.objects) == ["image", "image.json"]
+    assert time.monotonic() - began < 15
+    assert storage.asked >= (1 if answer is None else 3)
+    storage.over.set()
 
 
 def test_a_disk_of_another_size_than_the_chosen_one_is_refused(directory: Path, disk: Path) -> None:

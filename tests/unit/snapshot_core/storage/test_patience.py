@@ -3,8 +3,10 @@
 
 import datetime
 import email.utils
+from collections.abc import Callable
 
 import pytest
+import tenacity
 
 from snapshot_core import errors
 from snapshot_core.storage import patience
@@ -86,8 +88,28 @@ def test_what_does_not_pass_by_itself_is_raised_at_once(clock: Clock, failure: E
 
 
 def test_who_asks_to_wait_is_waited_for_as_long_as_he_says(clock: Clock) -> None:
-    assert wait_if_asked_to()(Failing(clock, Away("busy", 30), Away("busy", 0.5))) == 7
-    assert clock.pauses == [30, 0.5]
+    assert wait_if_asked_to()(Failing(clock, Away("busy", 30), Away("busy", 1.5))) == 7
+    assert clock.pauses == [30, 1.5]
+
+
+@pytest.mark.parametrize("retrying", [wait_if_asked_to, outlive_outages])
+@pytest.mark.parametrize("seconds", [0.0, 0.5, parse_retry_after("Mon, 01 Jan 2001 00:00:00 GMT")])
+def test_who_asks_to_come_again_at_once_gets_a_pause_all_the_same(
+    clock: Clock, retrying: Callable[[], tenacity.Retrying], seconds: float
+) -> None:
+    with pytest.raises(Away, match="busy"):
+        retrying()(Failing(clock, *[Away("busy", seconds)] * 10000))
+    assert min(clock.pauses) >= 1
+    assert max(clock.pauses) <= 15
+    assert 60 <= len(clock.pauses) <= 900
+    assert 880 < clock.now <= 900
+
+
+@pytest.mark.parametrize(("most_s", "pauses"), [(0, []), (9, []), (10, [10]), (39, [10] * 3)])
+def test_waiting_may_be_limited(clock: Clock, most_s: float, pauses: list[float]) -> None:
+    with pytest.raises(Away, match="busy"):
+        wait_if_asked_to(most_s)(Failing(clock, *[Away("busy", 10)] * 100))
+    assert clock.pauses == pauses
 
 
 @pytest.mark.parametrize("failure", [Away("gone"), Away("busy", 901), Away("busy", 86400)])
