@@ -58,7 +58,7 @@ ramdisk: setup              ## the agent's ramdisk with the element, into .cache
 test-machine: ramdisk       ## boot it, and what is restored, in emulated machines
 	tools/setup.sh glance ironic ganesha
 	$(BIN)/python -m tests.machine.debian_root
-	$(BIN)/python -m pytest -q tests/machine
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/machine
 
 bench: setup                ## measure the writers against each other; takes an hour or two
 	$(BIN)/python -m bench.compare --json .cache/bench.json

@@ -82,7 +82,9 @@ def make_uefi(path: pathlib.Path, archive: pathlib.Path) -> BootableDisk:
             system.install(top, archive, "/dev/mapper/vg-root")
             (top / "boot/efi").mkdir()
             fstab = "/dev/mapper/vg-root / xfs defaults 0 0\n"
-            fstab += "UUID=C0DE-0001 /boot/efi vfat umask=0077 0 0\n"
+            # An emulated machine may take longer than the minute and a half that systemd waits.
+            patience = "x-systemd.device-timeout=15min"
+            fstab += f"UUID=C0DE-0001 /boot/efi vfat umask=0077,{patience} 0 0\n"
             (top / "etc/fstab").write_text(fstab)
             core = system.make_grub(top, "x86_64-efi", "lvm", "xfs")
             _leave_junk(top)

@@ -26,8 +26,8 @@ _RAID = tuple(
 )
 _SWAP = disks.Partition("swap", "swap", _RAID[1].offset + _RAID[1].size, 64 * MIB)
 _PARTITIONS = (_ROOT, _LVM, *_RAID, _SWAP)
-# What a snapshot does not understand, or understands to be needed whole.
-COPIED_WHOLE = (*_RAID, _SWAP)
+# What a snapshot does not understand.
+COPIED_WHOLE = _RAID
 # systemd takes 8304 for the root and 8200 for swap of a machine on which it finds itself.
 _GPT_TYPES = {"root": "8304", "lvm": "8e00", "raid0": "fd00", "raid1": "fd00", "swap": "8200"}
 LVM_CONFIG = """\
@@ -65,6 +65,13 @@ def make(path: pathlib.Path) -> TemptingDisk:
     _make_mirror(path, numbers)
     _make_hibernated_swap(path, numbers)
     return TemptingDisk(path, _SIZE, (_ROOT, volume))
+
+
+def wake(path: pathlib.Path) -> None:
+    """Make plain swap of the hibernated system: beside that, no file system is mapped."""
+    with path.open("r+b") as image:
+        image.seek(_SWAP.offset + 4096 - 10)
+        image.write(b"SWAPSPACE2")
 
 
 def digest(path: pathlib.Path) -> str:
