@@ -247,9 +247,13 @@ class _StopWatch:
             raise errors.Cancelled("%s is not wanted any more" % self._image_name)
 
     def _watch(self) -> None:
-        while not self._is_unwanted and not self._over.wait(_STOP_INTERVAL_S):
+        pause_s = _STOP_INTERVAL_S
+        while not self._is_unwanted and not self._over.wait(pause_s):
+            pause_s = _STOP_INTERVAL_S
             try:
                 with self._storage.briefly():
                     self._is_unwanted = self._storage.exists(stop_name(self._image_name))
             except errors.SnapshotError as exc:
                 LOG.debug("Not told whether to go on: %(reason)s", {"reason": exc})
+                # Often a server that closes, just then, a connection which was idle for seconds.
+                pause_s = min(1, _STOP_INTERVAL_S)
