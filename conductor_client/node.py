@@ -318,14 +318,18 @@ class _Away(errors.IronicUnavailable):
 
 
 def is_service_fault(record: Record) -> bool:
-    """Tell whether a failed service has put the node into its maintenance, and nobody after it.
+    """Tell whether a failed service has put the node into its maintenance, and nobody after it."""
+    is_as_it_failed = is_reason_of_error(record.maintenance_reason, record.last_error)
+    return record.maintenance and record.fault == SERVICE_FAULT and is_as_it_failed
 
-    Ironic writes the same text as the reason and as the error; a reason that somebody else gives
-    later leaves the fault as it is. Who is not shown the error is believed.
+
+def is_reason_of_error(reason: str | None, error: str | None) -> bool:
+    """Tell whether the reason of a node's maintenance may be what Ironic gave with the error.
+
+    It writes the same text as both; a reason that somebody gives later leaves the fault as it is.
+    Who is not shown the error is believed.
     """
-    reason, error = record.maintenance_reason, record.last_error
-    of_the_service = not reason or error is None or reason in error
-    return record.maintenance and record.fault == SERVICE_FAULT and of_the_service
+    return not reason or not error or reason in error
 
 
 def clear_service_fault(node: Node, record: Record) -> None:

@@ -10,6 +10,7 @@ from ironic.objects import Node
 
 from conductor_client import states
 from conductor_client.ironic.record import IMAGE_REF_KEY, RAMDISK_KEY, Phase, Record
+from conductor_client.node import is_reason_of_error
 
 FLAG_NO_RAMDISK = "service_disable_ramdisk"
 _INTERFACE = "vendor"
@@ -111,7 +112,8 @@ class ServiceCarrier:
             # Ironic's own patience was at its end: then it sets this first, and with it touches
             # neither power nor networks.
             under_way = record is not None and record.phase in _UNDER_WAY
-            return under_way and node.fault == faults.SERVICE_FAILURE and _is_as_it_failed(node)
+            is_as_it_failed = is_reason_of_error(node.maintenance_reason, node.last_error)
+            return under_way and node.fault == faults.SERVICE_FAILURE and is_as_it_failed
         # Whatever else fails a service takes its step away. So does the end of one, before the
         # instance is brought back; after an upload alone there is nothing to bring back.
         is_done = record is not None and record.phase == Phase.DONE and record.kept_since is None
@@ -175,12 +177,6 @@ class StateCarrier:
         from ironic.conductor import snapshots  # noqa: PLC0415
 
         snapshots.error_handler(task, _brought_back(task.node), set_fail_state=False)
-
-
-def _is_as_it_failed(node: Node) -> bool:
-    # Ironic writes the error as the reason, too; who gives another one later wants the node so.
-    reason, error = node.maintenance_reason, node.last_error
-    return not reason or not error or reason in error
 
 
 def _is_our_step(node: Node) -> bool:
